@@ -1,0 +1,49 @@
+"""The common door of the jobs: command line, first line, log, exit code and last line."""
+
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from siamdiff import storage
+from siamdiff.config import PHANTOM, Config, load
+from siamdiff.errors import SiamdiffError
+
+DEMO = Path(__file__).resolve().parents[1] / "jobs" / "configs" / "demo.yaml"
+INTERRUPTED = 130
+
+log = logging.getLogger(__name__)
+
+
+def run(stage: Callable[[Config, bool], None], description: str, argv: list[str] | None = None) -> None:
+    """Runs one stage on the configuration of the command line and ends the process with its exit code.
+
+    The stage gets the configuration and whether this is the demo (no --config, phantom data), which its outputs say.
+
+    Exit codes: 0 done (also: nothing to do), 2 the user's mistake, 1 everything else. The last line on stderr is the
+    message; a traceback is shown only for a fault of our own.
+    """
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
+    )
+    for chatty in ("botocore", "aiobotocore", "httpx", "DeepSpeed", "fsspec", "s3fs"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    try:
+        config, is_default = load(sys.argv[1:] if argv is None else argv, DEMO, description)
+        assert config.root
+        if is_default:
+            log.info("no --config given: the demo experiment (%s), root %s", DEMO.name, config.root)
+        else:
+            log.info("root %s", config.root)
+        storage.probe(config.root)
+        stage(config, is_default and config.data.source == PHANTOM)
+    except SiamdiffError as error:
+        sys.exit(_fail(str(error), error.exit_code))
+    except KeyboardInterrupt:
+        sys.exit(_fail("interrupted; the same command goes on from here", INTERRUPTED))
+
+
+def _fail(message: str, code: int) -> int:
+    logging.shutdown()
+    sys.stderr.write(f"error: {' '.join(message.split())}\n")
+    return code

@@ -1,0 +1,24 @@
+"""The two kinds of failure a person sees: a mistake in what they gave (exit 2), and everything else (exit 1).
+
+The message is one line: what was given, what is allowed, how to fix it.
+"""
+
+
+class SiamdiffError(Exception):
+    """A failure that is not the user's mistake: store unreachable, damaged shard, lost workers. Exit code 1."""
+
+    exit_code = 1
+
+
+class UserError(SiamdiffError):
+    """A mistake in what the user gave: unknown option, missing folder, wrong credentials. Exit code 2."""
+
+    exit_code = 2
+
+
+def nearest(name: str, valid: list[str]) -> str:
+    """A hint naming the valid name closest to `name`: "; did you mean 'steps'?", or "" where none is close."""
+    import difflib
+
+    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
