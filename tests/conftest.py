@@ -1,0 +1,65 @@
+"""What every test may ask for: the S3 server, the shared data, the reference numbers."""
+
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.s3 import S3Server
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+# Before anything imports torch, Ray or DeepSpeed, and inherited by what a test starts.
+os.environ.update(
+    {
+        "OMP_NUM_THREADS": "1",  # tests start processes of their own; two cores are shared by all of them
+        "MPLBACKEND": "Agg",
+        "DS_ACCELERATOR": os.environ.get("DS_ACCELERATOR", "cpu"),
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),  # otherwise Ray writes one into the home folder
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "AWS_EC2_METADATA_DISABLED": "true",  # missing keys are an error at once, not after asking a cloud
+    }
+)
+_USERS_AWS = (
+    "AWS_PROFILE",
+    "AWS_SESSION_TOKEN",
+    "AWS_REGION",
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS",
+    "RAY_ADDRESS",
+)
+for _name in _USERS_AWS:
+    os.environ.pop(_name, None)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real data and weights beside the checkout, or the one that SIAMDIFF_SHARED names."""
+    return _folder("SIAMDIFF_SHARED", REPOSITORY.parent / "shared")
+
+
+@pytest.fixture(scope="session")
+def golden_dir() -> Path:
+    """The folder of reference numbers, SIAMDIFF_GOLDEN or the shared one."""
+    return _folder("SIAMDIFF_GOLDEN", REPOSITORY.parent / "shared" / "golden")
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3Server]:
+    """A real S3 server, and its AWS variables in the environment for the rest of the session."""
+    with S3Server() as server, pytest.MonkeyPatch.context() as patch:
+        for name, value in server.env.items():
+            patch.setenv(name, value)
+        yield server
+
+
+def _folder(variable: str, default: Path) -> Path:
+    folder = Path(os.environ.get(variable) or default)
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is missing; set {variable} to a folder that holds it")
+    return folder
