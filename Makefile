@@ -1,0 +1,55 @@
+# Everything runs from .venv, which `setup` makes; `make` alone lists the targets.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test soak golden bench lint type constraints
+
+# Nothing is reported to anyone.
+export RAY_USAGE_STATS_ENABLED := 0
+export HF_HUB_DISABLE_TELEMETRY := 1
+export DO_NOT_TRACK := 1
+
+# The first supported interpreter that can make virtual environments; `make setup PYTHON=/path/to/python` overrides it.
+usable = import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 13))
+PYTHON ?= $(shell for p in python3.11 python3.12 python3; do $$p -c '$(usable)' 2>/dev/null && echo $$p && break; done)
+
+BIN := .venv/bin
+READY := .venv/ready
+
+help: ## list the targets
+	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
+
+setup: $(READY) ## make .venv with everything that the other targets need
+
+$(READY): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "no Python 3.11 or 3.12 with venv found; name one: make setup PYTHON=/path/to/python3.11" >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[cluster,dev]' -c constraints.txt
+	@touch $@
+
+demo: setup ## the whole road on phantoms: ingest, train, generate, evaluate (about 10 minutes on 2 cores)
+	$(BIN)/python jobs/experiment.py
+
+test: setup ## the tests (docs/testing.md); ARGS='-k NAME' passes through to pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
+
+soak: setup ## long fault tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m soak $(ARGS)
+
+golden: setup ## hold the model to the reference numbers in SIAMDIFF_GOLDEN (default ../shared/golden)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m golden $(ARGS)
+
+bench: setup ## what the project claims about speed
+	$(BIN)/python benchmarks/flops.py
+
+lint: setup ## style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+type: setup ## types
+	$(BIN)/pyright
+
+constraints: setup ## write constraints.txt from what .venv holds
+	{ sed -n '/^#/p' constraints.txt; $(BIN)/pip freeze --all --exclude-editable | grep -vE '^(#|pip==|nvidia-|triton==)' | sed 's/+cpu//'; } >.constraints
+	mv .constraints constraints.txt
