@@ -93,7 +93,8 @@ def _affine(mask: Mask, parameters: Parameters) -> AffineTransform:
     shift = parameters.get("translate", {"x": 0.0, "y": 0.0})
     place = centre + np.array([shift["x"] * width, shift["y"] * height])
     about = AffineTransform(translation=-centre)
-    return about + AffineTransform(scale=(sign * factor, factor), rotation=angle, translation=place)
+    then = AffineTransform(scale=(sign * factor, factor), rotation=angle, translation=place)
+    return AffineTransform(matrix=then.params @ about.params)
 
 
 def _kept(mask: Mask, parameters: Parameters) -> float:

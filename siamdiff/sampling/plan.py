@@ -1,0 +1,122 @@
+"""What bulk generation is going to make: numbered output shards, known before any of them is made.
+
+A plan is a function of the mask set, the model and the settings that change the result; how many actors work on it
+and on what machine is not part of it. Its digest names the output folder, so that other inputs never mix into a set.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from siamdiff.config import Generate, ImageFormat, Split, Transforms, digest
+
+MaskKind = Literal["real", "random"]
+
+
+class Settings(BaseModel):
+    """The settings of `config.Generate` that change the samples or their division into shards, and the resolution."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    split: Split
+    folds: int
+    fold_masks: tuple[MaskKind, ...]
+    transforms: Transforms
+    limit: int | None
+    sampler: Literal["ddim"] = "ddim"
+    steps: int
+    guidance: float
+    batch_size: int
+    shard_size: int
+    image_format: ImageFormat
+    seed: int
+    resolution: int  # of the mask set, pixels
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """One unit of work: the samples of one output shard, in order."""
+
+    name: str  # "fold0-000000"
+    fold: int
+    mask_kind: MaskKind
+    mask_keys: tuple[str, ...]
+
+
+class Plan(BaseModel):
+    """A mask set, a model, and settings; equal plans give equal samples."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: Literal[1] = 1  # raised when the same settings come to mean other samples
+    masks: str  # digest of the mask set
+    model: str  # digest of the model
+    settings: Settings
+
+    @classmethod
+    def of(cls, generate: Generate, *, masks: str, model: str, resolution: int) -> "Plan":
+        """The plan of a configuration for the mask set and the model with these digests."""
+        taken = generate.model_dump(include=set(Settings.model_fields))
+        return cls(masks=masks, model=model, settings=Settings(resolution=resolution, **taken))
+
+    @cached_property
+    def digest(self) -> str:
+        """16 hex digits that name the plan."""
+        return digest(self.model_dump(mode="json"))[:16]
+
+    def choose(self, keys: Sequence[str]) -> list[str]:
+        """The mask keys of every fold: the first `limit` in the order of keys."""
+        return sorted(keys)[: self.settings.limit]
+
+    def shard_count(self, masks: int) -> int:
+        """Number of shards for this many chosen masks."""
+        return self.settings.folds * -(-masks // self.settings.shard_size)
+
+    def shards(self, keys: Sequence[str]) -> Iterator[ShardPlan]:
+        """The shards for the chosen mask keys, one after the other: fold by fold, `shard_size` masks each."""
+        size = self.settings.shard_size
+        for fold in range(self.settings.folds):
+            kind = self.settings.fold_masks[fold % len(self.settings.fold_masks)]
+            for number, start in enumerate(range(0, len(keys), size)):
+                yield ShardPlan(f"fold{fold}-{number:06d}", fold, kind, tuple(keys[start : start + size]))
+
+    def differences(self, other: dict[str, Any]) -> list[str]:
+        """What another plan, read from a file, has that this one has not: "steps was 50, is now 20", by name."""
+        before, now = _flat(other), _flat(self.model_dump(mode="json"))
+        return [
+            f"{name} was {before.get(name)!r}, is now {now.get(name)!r}"
+            for name in sorted(before.keys() | now.keys())
+            if before.get(name) != now.get(name)
+        ]
+
+
+def sample_seed(seed: int, fold: int, mask_key: str) -> int:
+    """The seed of one sample, in [0, 2^63): a function of the settings' seed, the fold and the mask alone.
+
+    63 bits, so that it fits the signed integers of tables.
+    """
+    return _hashed(f"{seed}/{fold}/{mask_key}")
+
+
+def child_seed(seed: int, stream: Literal["transform", "noise"]) -> int:
+    """The seed, in [0, 2^63), of one of the independent random streams of a sample."""
+    return _hashed(f"{seed}/{stream}")
+
+
+def _hashed(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def _flat(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested fields by dotted name, the sections "settings" and "transforms" taken apart."""
+    flat = {}
+    for name, value in fields.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, "" if name == "settings" else f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
