@@ -1,0 +1,1 @@
+"""The networks of Siamese-Diffusion on top of diffusers' own classes."""

@@ -1,0 +1,129 @@
+"""Siamese-Diffusion: Mask- and Image-Diffusion share one UNet and one ControlNet.
+
+One call of `SiameseDiffusion` is one training step's forward: every network pass inside it is needed, none is made
+twice. Before Online-Augmentation these are one of DHI and ControlNet (mask and image in one batch), one of the frozen
+encoder and two of the decoder; Online-Augmentation adds ControlNet, encoder and decoder on the samples it takes.
+
+Shapes: see `StepInputs`; latents (B, 4, h, w) with h = H/8, w = W/8.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor, nn
+
+from siamdiff.model.controlnet import SiameseControlNetModel
+from siamdiff.model.diffusion import q_sample, renoise
+from siamdiff.model.unet import Controls, decode, encode, freeze_untrained
+from siamdiff.training.losses import (
+    LossWeights,
+    Predictions,
+    augmentation_weight,
+    augmented_samples,
+    image_loss,
+    mix,
+    siamese_loss,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepInputs:
+    """One batch of a training step, all drawn by the caller; latents and noise in fp32 whatever the networks' dtype."""
+
+    z_0: Tensor  # (B, 4, h, w), VAE latent times the VAE's scaling factor
+    noise: Tensor  # (B, 4, h, w), standard normal
+    t: Tensor  # (B,), integers in [0, 999]
+    text: Tensor  # (B, L, D), text encoder states
+    image: Tensor  # (B, 3, H, W), in [0, 1]
+    mask: Tensor  # (B, 3, H, W), in {0, 1}
+
+
+def predict_noise(
+    unet: UNet2DConditionModel,
+    controlnet: SiameseControlNetModel,
+    z_t: Tensor,
+    t: Tensor,
+    text: Tensor,
+    hint: Tensor,
+) -> Tensor:
+    """Mask-Diffusion: eps_m = UNet(z_t, t, c_t, c_m), in the dtype of z_t.
+
+    Args:
+        unet, controlnet: the trained pair.
+        z_t, t, text: (B, 4, h, w), (B,), (B, L, D).
+        hint: (B, C0, h, w), DHI's output for the masks.
+    """
+    control_mask = controlnet.controls(z_t, t, text, hint)
+    with torch.no_grad():
+        encoded = encode(unet, z_t, t, text)
+    return decode(unet, encoded, text, control_mask).to(z_t.dtype)  # (B, 4, h, w)
+
+
+class SiameseDiffusion(nn.Module):
+    """What DeepSpeed or DDP wraps: the networks, and the loss as their one `forward`.
+
+    Args:
+        unet: of Stable Diffusion 1.x's kind; all but its decoder is frozen here.
+        controlnet: usually SiameseControlNetModel.from_unet(unet).
+        alphas_cumprod: (1000,), fp32, from the base's noise schedule.
+    """
+
+    def __init__(
+        self, unet: UNet2DConditionModel, controlnet: SiameseControlNetModel, alphas_cumprod: Tensor
+    ) -> None:
+        super().__init__()
+        self.unet = unet
+        self.controlnet = controlnet
+        # Not a buffer: DeepSpeed casts floating buffers to the networks' dtype, and bf16 would keep 3 digits of abar.
+        self.alphas_cumprod = alphas_cumprod
+        freeze_untrained(unet)
+
+    def forward(
+        self, inputs: StepInputs, weights: LossWeights, active: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of one step (Eq. 6) and its terms; see `siamese_loss`. Works with autograd off, for validation.
+
+        Args:
+            inputs: the batch.
+            weights: weights of this step, `weights_at(k, N)`.
+            active: (A,) indices of the samples to put through Online-Augmentation; by default those with t <= t_tau,
+                which takes a look at the values of t, impossible on the meta device.
+        """
+        return siamese_loss(self.predict(inputs, weights, active), weights)
+
+    def predict(self, inputs: StepInputs, weights: LossWeights, active: Tensor | None = None) -> Predictions:
+        """Every prediction of one training step; arguments as in `forward`."""
+        noise, t, text = inputs.noise, inputs.t, inputs.text
+        z_t = q_sample(inputs.z_0, noise, t, self.alphas_cumprod)  # (B, 4, h, w)
+        hint_mask, control_mask, control_image = self._siamese_controls(inputs, z_t)
+        with torch.no_grad():
+            encoded = encode(self.unet, z_t, t, text)  # serves eps_mix and eps_m
+
+        def decode_with(controls: Controls) -> Tensor:
+            return decode(self.unet, encoded, text, controls).to(noise.dtype)  # (B, 4, h, w)
+
+        # The image branch comes first, since its decoder graph is gone when it returns.
+        eps_mix, L_i = image_loss(decode_with, mix(control_image, control_mask, weights), noise)
+        eps_mask = decode_with(control_mask)  # (B, 4, h, w)
+        if not weights.augment:
+            return Predictions(noise, control_mask, eps_mask, eps_mix, L_i)
+
+        active = augmented_samples(t, weights.t_tau) if active is None else active  # (A,)
+        z_t_prime = renoise(z_t, noise, eps_mix, t, self.alphas_cumprod)[active]  # (A, 4, h, w)
+        t_prime, text_prime, hint_prime = t[active], text[active], hint_mask[active]
+        eps_prime = predict_noise(self.unet, self.controlnet, z_t_prime, t_prime, text_prime, hint_prime)
+        w_a = augmentation_weight(t_prime, weights.t_tau)  # (A,)
+        return Predictions(noise, control_mask, eps_mask, eps_mix, L_i, eps_prime, noise[active], w_a)
+
+    def _siamese_controls(self, inputs: StepInputs, z_t: Tensor) -> tuple[Tensor, Controls, Controls]:
+        """DHI(mask), c_m and c_i.
+
+        Mask and image pass as one batch of 2B: the arithmetic is that of two passes, but the weights are gathered
+        once under ZeRO-3, and the kernels are better filled.
+        """
+        hints = self.controlnet.hint(torch.cat([inputs.mask, inputs.image]))  # (2B, C0, h, w)
+        z_t, t, text = torch.cat([z_t, z_t]), inputs.t.repeat(2), torch.cat([inputs.text, inputs.text])
+        controls = self.controlnet.controls(z_t, t, text, hints)  # each (2B, C_l, h_l, w_l)
+        control_mask, control_image = zip(*(c.chunk(2) for c in controls), strict=True)
+        return hints.chunk(2)[0], control_mask, control_image

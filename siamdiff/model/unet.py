@@ -1,0 +1,99 @@
+"""Stable Diffusion's UNet in two halves, so that one pass of the frozen encoder can serve several decoders.
+
+`decode(unet, encode(unet, z_t, t, text), text)` equals `unet(z_t, t, text)`. Networks are diffusers' own classes, and
+every submodule is reached through its `__call__`: ZeRO-3 gathers partitioned weights in hooks on exactly those calls.
+
+Shapes: z_t (B, 4, h, w); t (B,); text (B, L, D); maps in encoder order, the l-th (B, C_l, h_l, w_l).
+"""
+
+from dataclasses import dataclass
+
+from diffusers import ControlNetModel, UNet2DConditionModel
+from torch import Tensor, nn
+
+Controls = tuple[
+    Tensor, ...
+]  # one map per skip connection in encoder order, the middle block's last (13 for SD 1.5)
+
+# The parts of the UNet that Siamese-Diffusion trains; encoder, middle block and time embedding stay frozen.
+TRAINED_PARTS = ("up_blocks", "conv_norm_out", "conv_out")
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What an encoder hands on."""
+
+    skips: tuple[Tensor, ...]  # encoder order, (B, C_l, h_l, w_l)
+    middle: Tensor  # (B, C, h_min, w_min)
+    emb: Tensor  # (B, 4 C0), the time embedding
+
+
+def encode(
+    network: UNet2DConditionModel | ControlNetModel,
+    z_t: Tensor,
+    t: Tensor,
+    text: Tensor,
+    hint: Tensor | None = None,
+) -> Encoded:
+    """Time embedding, encoder and middle block: of a UNet or, being a copy of these, of a ControlNet.
+
+    Args:
+        network: the network whose first half runs, in its own dtype.
+        z_t, t, text: (B, 4, h, w), (B,), (B, L, D).
+        hint: (B, C0, h, w), added to the first convolution's output (ControlNet's way in).
+    """
+    dtype = network.dtype
+    z_t, text = z_t.to(dtype), text.to(dtype)
+    emb = network.time_embedding(network.time_proj(t).to(dtype))  # (B, 4 C0)
+    x = network.conv_in(z_t)  # (B, C0, h, w)
+    x = x if hint is None else x + hint
+    skips = [x]
+    for block in network.down_blocks:
+        x, block_skips = block(hidden_states=x, temb=emb, **_context(block, text))  # (B, C_l, h_l, w_l)
+        skips.extend(block_skips)
+    x = network.mid_block(x, emb, **_context(network.mid_block, text))  # (B, C, h_min, w_min)
+    return Encoded(tuple(skips), x, emb)
+
+
+def decode(
+    unet: UNet2DConditionModel, encoded: Encoded, text: Tensor, controls: Controls | None = None
+) -> Tensor:
+    """Up blocks and output convolution: the predicted noise (B, 4, h, w), in the UNet's dtype.
+
+    Args:
+        unet: the UNet that `encoded` came from.
+        encoded: output of `encode`.
+        text: (B, L, D).
+        controls: ControlNet's maps, each added to its skip connection, the last to the middle block's output.
+    """
+    text = text.to(unet.dtype)
+    skips, x = list(encoded.skips), encoded.middle
+    if controls is not None:
+        skips = [skip + control for skip, control in zip(skips, controls[:-1], strict=True)]
+        x = x + controls[-1]
+    for block in unet.up_blocks:
+        n = len(block.resnets)  # pyright: ignore[reportArgumentType]
+        skips, block_skips = skips[:-n], tuple(skips[-n:])
+        # Up-sample to the next skip's size: twice the own one, or one less where a side is odd.
+        size = skips[-1].shape[2:] if skips else None
+        x = block(
+            hidden_states=x,
+            temb=encoded.emb,
+            res_hidden_states_tuple=block_skips,
+            upsample_size=size,
+            **_context(block, text),
+        )  # (B, C_l, 2 h_l, 2 w_l)
+    x = unet.conv_act(unet.conv_norm_out(x))  # pyright: ignore[reportOptionalCall]
+    return unet.conv_out(x)  # (B, 4, h, w)
+
+
+def freeze_untrained(unet: UNet2DConditionModel) -> None:
+    """Let gradients reach the decoder alone: see TRAINED_PARTS."""
+    unet.requires_grad_(False)
+    for part in TRAINED_PARTS:
+        unet.get_submodule(part).requires_grad_(True)
+
+
+def _context(block: nn.Module, text: Tensor) -> dict[str, Tensor]:
+    """Blocks without cross-attention take no text."""
+    return {"encoder_hidden_states": text} if getattr(block, "has_cross_attention", False) else {}

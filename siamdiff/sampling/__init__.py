@@ -1,0 +1,1 @@
+"""Drawing images for masks from a trained model."""
