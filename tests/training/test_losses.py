@@ -1,0 +1,112 @@
+"""The objective: weights, terms, and gradients equal to those of the deep-copy implementation."""
+
+import pytest
+import torch
+
+from siamdiff.model.siamese import SiameseDiffusion
+from siamdiff.training.losses import (
+    LossWeights,
+    attach_gradient,
+    augmented_samples,
+    mix,
+    weights_at,
+)
+from tests.training.reference import naive_loss, tiny_inputs, tiny_model
+
+N = 30
+
+
+def gradients(model: SiameseDiffusion) -> dict[str, torch.Tensor | None]:
+    return {name: p.grad for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
+@pytest.mark.parametrize(
+    ("k", "t"),
+    [(0, [150, 700, 3]), (10, [150, 700, 3]), (11, [200, 201, 3]), (29, [300, 700, 999])],
+    ids=["first", "last before N/3", "augmented", "none to augment"],
+)
+def test_gradients_equal_the_deep_copys(k: int, t: list[int], checkpointing: bool) -> None:
+    inputs, ours, theirs = tiny_inputs(t), tiny_model(), tiny_model()
+    if checkpointing:
+        ours.unet.enable_gradient_checkpointing()
+        ours.controlnet.enable_gradient_checkpointing()
+    loss, terms = ours(inputs, weights_at(k, N, w_c=1.5))
+    loss.backward()
+    expected = naive_loss(theirs, inputs, k, N, w_c=1.5)
+    expected.backward()
+
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(terms["L"], expected.detach(), rtol=1e-12, atol=0)
+    torch.testing.assert_close(gradients(ours), gradients(theirs), rtol=1e-9, atol=1e-12)
+    assert all(p.grad is not None for p in ours.controlnet.parameters())
+
+
+def test_terms_add_up_and_are_the_same_without_autograd() -> None:
+    model, inputs, weights = tiny_model(), tiny_inputs([100, 500]), weights_at(20, N)
+    _, terms = model(inputs, weights)
+    with torch.no_grad():
+        loss, evaluated = model(inputs, weights)
+    assert terms["L"] == pytest.approx(sum(terms[name] for name in ("L_m", "L_i", "L_c", "L_m_prime")))
+    assert terms["L_m_prime"] > 0
+    assert not loss.requires_grad and not any(term.requires_grad for term in terms.values())
+    torch.testing.assert_close(evaluated, terms)
+
+
+def test_the_image_loss_leaves_the_decoder_alone() -> None:
+    """With L_m and L_c out of the sum, no decoder weight gets a gradient and every ControlNet weight does."""
+    model = tiny_model()
+    predictions = model.predict(tiny_inputs([100, 500]), weights_at(10, N))
+    predictions.L_i.backward()
+    assert all(p.grad is None for p in model.unet.parameters())
+    assert all(p.grad is not None for p in model.controlnet.parameters())
+
+
+def test_frozen_parts_get_no_gradient() -> None:
+    model = tiny_model()
+    model(tiny_inputs([100, 500]), weights_at(20, N))[0].backward()
+    trained = {name for name, p in model.unet.named_parameters() if p.grad is not None}
+    assert trained == {
+        name
+        for name, _ in model.unet.named_parameters()
+        if name.startswith(("up_blocks.", "conv_norm_out.", "conv_out."))
+    }
+
+
+def test_weights_follow_the_training_step() -> None:
+    assert weights_at(0, N) == LossWeights(w_i=0.0, w_m=1.0, w_c=1.0, augment=False, t_tau=200)
+    assert weights_at(15, N, w_c=0.5) == LossWeights(w_i=0.5, w_c=0.5, augment=True)
+    assert [weights_at(k, N).augment for k in (9, 10, 11)] == [False, False, True]  # k > N / 3, strictly
+
+
+def test_mixing_follows_eq_5_and_stops_the_masks_gradient() -> None:
+    c_i, c_m = (torch.ones(2, 1, requires_grad=True) for _ in range(2))
+    (c_mix,) = mix((c_i,), (c_m,), LossWeights(w_i=0.25, w_m=2.0))
+    c_mix.sum().backward()
+    assert c_mix.tolist() == [[2.25], [2.25]]
+    assert c_i.grad is not None and c_i.grad.tolist() == [[0.25], [0.25]]
+    assert c_m.grad is None
+
+
+def test_online_augmentation_takes_small_timesteps_or_one_stand_in() -> None:
+    assert augmented_samples(torch.tensor([201, 200, 0]), 200).tolist() == [1, 2]
+    assert augmented_samples(torch.tensor([201, 999]), 200).tolist() == [0]
+
+
+def test_attached_gradient_keeps_the_value() -> None:
+    x = torch.tensor([3.0, 4.0], requires_grad=True)
+    loss = attach_gradient(torch.tensor(7.0), (x,), (torch.tensor([0.5, -1.0]),))
+    loss.backward()
+    assert loss.item() == 7.0
+    assert x.grad is not None and x.grad.tolist() == [0.5, -1.0]
+
+
+def test_bf16_networks_report_losses_in_fp32() -> None:
+    model = tiny_model(dtype=torch.bfloat16)
+    loss, terms = model(tiny_inputs([100, 500], dtype=torch.float32), weights_at(20, N))
+    loss.backward()
+    exact = tiny_model(dtype=torch.float32)(tiny_inputs([100, 500], dtype=torch.float32), weights_at(20, N))[
+        1
+    ]
+    assert all(term.dtype == torch.float32 for term in terms.values())
+    torch.testing.assert_close(terms, exact, rtol=0.05, atol=1e-3)
