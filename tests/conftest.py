@@ -22,19 +22,18 @@ os.environ.update(
         "RAY_USAGE_STATS_ENABLED": "0",
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
+    }
+)
+# A test reaches the store that it started, never one of the user's, and no running cluster.
+for _name in [name for name in os.environ if name.startswith("AWS_")] + ["RAY_ADDRESS"]:
+    os.environ.pop(_name, None)
+os.environ.update(
+    {
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        "AWS_CONFIG_FILE": os.devnull,
         "AWS_EC2_METADATA_DISABLED": "true",  # missing keys are an error at once, not after asking a cloud
     }
 )
-_USERS_AWS = (
-    "AWS_PROFILE",
-    "AWS_SESSION_TOKEN",
-    "AWS_REGION",
-    "AWS_ENDPOINT_URL_S3",
-    "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS",
-    "RAY_ADDRESS",
-)
-for _name in _USERS_AWS:
-    os.environ.pop(_name, None)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,96 @@
+"""The rules of docs/architecture.md that a machine can hold: directions of import, sizes, silence."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PACKAGES = ("siamdiff", "infra", "jobs")
+
+# The method knows no cluster, the cluster knows no job; s3fs is found by fsspec, at run time.
+FORBIDDEN = {
+    "siamdiff": {"infra", "jobs", "ray", "deepspeed", "prometheus_client", "s3fs", "torchvision"},
+    "infra": {"jobs", "torchvision"},
+    "jobs": {"torchvision"},
+}
+MAX_FILE_LINES = 400
+MAX_FUNCTION_LINES = 80
+MAX_JOB_LINES = 80
+
+SOURCES = [path for package in PACKAGES for path in sorted((REPOSITORY / package).rglob("*.py"))]
+OURS = [path for path in SOURCES + sorted((REPOSITORY / "tests").rglob("*.py")) if path.stat().st_size]
+
+COMMANDS = [path for path in SOURCES if path.parent == REPOSITORY / "jobs" or path.name == "__main__.py"]
+
+
+def _each(paths: list[Path]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("path", paths, ids=lambda path: str(path.relative_to(REPOSITORY)))
+
+
+every_source = _each(SOURCES)
+
+
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+def _imported(path: Path) -> Iterator[tuple[int, str]]:
+    """Line and top-level package of every import, inside functions too; by name through importlib too."""
+    package = path.relative_to(REPOSITORY).parts[0]
+    for node in ast.walk(_tree(path)):
+        match node:
+            case ast.Import():
+                yield from ((node.lineno, alias.name.split(".")[0]) for alias in node.names)
+            case ast.ImportFrom():
+                yield node.lineno, package if node.level else (node.module or "").split(".")[0]
+            case ast.Call(func=ast.Attribute(attr="import_module"), args=[ast.Constant(value=str(name)), *_]):
+                yield node.lineno, name.split(".")[0]
+
+
+@every_source
+def test_imports_go_from_jobs_to_infra_to_siamdiff(path: Path) -> None:
+    forbidden = FORBIDDEN[path.relative_to(REPOSITORY).parts[0]]
+    assert [(line, name) for line, name in _imported(path) if name in forbidden] == []
+
+
+def test_siamdiff_is_importable_without_ray_and_deepspeed() -> None:
+    modules = [
+        ".".join(path.relative_to(REPOSITORY).with_suffix("").parts)
+        for path in SOURCES
+        if path.relative_to(REPOSITORY).parts[0] == "siamdiff"
+        and path.name not in {"__init__.py", "__main__.py"}
+    ]
+    program = "\n".join(
+        [
+            "import importlib, sys",
+            f"blocked = {sorted(FORBIDDEN['siamdiff'])!r}",
+            "sys.modules.update(dict.fromkeys(blocked))  # None: importing it is an ImportError",
+            f"for name in {modules!r}:",
+            "    importlib.import_module(name)",
+        ]
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@every_source
+def test_files_and_functions_are_short_enough_to_read(path: Path) -> None:
+    limit = MAX_JOB_LINES if path.parent == REPOSITORY / "jobs" else MAX_FILE_LINES
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= limit
+    functions = (n for n in ast.walk(_tree(path)) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef))
+    lines = {f.name: f.end_lineno - f.lineno + 1 for f in functions if f.end_lineno}
+    assert {name: n for name, n in lines.items() if n > MAX_FUNCTION_LINES} == {}
+
+
+@_each([path for path in SOURCES if path not in COMMANDS])
+def test_libraries_log_and_do_not_print(path: Path) -> None:
+    calls = (node for node in ast.walk(_tree(path)) if isinstance(node, ast.Call))
+    assert [call.lineno for call in calls if ast.unparse(call.func) == "print"] == []
+
+
+def test_sources_are_ascii() -> None:
+    assert [str(path) for path in OURS if not path.read_bytes().isascii()] == []
