@@ -80,6 +80,7 @@ class Model(Section):
         description="folder in diffusers' Stable Diffusion layout, or 'tiny' (made from the data)",
     )
     vae_steps: int = Field(450, ge=1, description="tiny base: training steps of its VAE")
+    seed: int = Field(0, ge=0, description="tiny base: seed of its weights and its training")
     unet_steps: int = Field(500, ge=1, description="tiny base: training steps of its UNet, without control")
     hint_channels: tuple[int, ...] | None = Field(
         None, description="widths of the Dense Hint Input [the base's; the paper's 16,32,64,128,256]"

@@ -145,11 +145,16 @@ def lease(
     def keep() -> None:
         count = 0
         while not stop.wait(renew_seconds):
-            if _read(uri).get("token") != token:
+            try:
+                if _read(uri).get("token") != token:
+                    lost.set()
+                    return
+                count += 1
+                write(count)
+            except SiamdiffError:  # a store out of reach for so long: another may hold the lease by now
+                log.exception("the lease of %s could not be renewed", folder_uri)
                 lost.set()
                 return
-            count += 1
-            write(count)
 
     def check() -> None:
         if lost.is_set():

@@ -130,7 +130,7 @@ def _retrying(seconds: float) -> Retrying:
     return Retrying(
         retry=retry_if_exception(_is_passing),
         stop=stop_after_delay(seconds),
-        wait=wait_exponential_jitter(initial=0.2, max=5.0),
+        wait=wait_exponential_jitter(multiplier=0.2, max=5.0),
         reraise=True,
     )
 

@@ -1,0 +1,110 @@
+"""The configuration: what may be given, what is derived, what a mistake says."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from siamdiff.config import Config, load
+from siamdiff.errors import UserError
+
+DEMO = Path(__file__).parents[1] / "jobs" / "configs" / "demo.yaml"
+
+
+def loaded(*argv: str) -> Config:
+    return load(list(argv), DEMO, "a test")[0]
+
+
+def message(*argv: str) -> str:
+    with pytest.raises(UserError) as caught:
+        loaded(*argv)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_without_arguments_it_is_the_demo_on_phantoms():
+    config, is_default = load([], DEMO, "a test")
+    assert is_default
+    assert config.data.source == "phantom"
+    assert config.root == str(Path.home() / ".siamdiff" / "demo")
+
+
+def test_uris_that_are_left_out_come_from_the_root():
+    config = loaded("--root", "s3://bucket/polyps/", "--train.run", "first")
+    assert config.data.uri == "s3://bucket/polyps/data"
+    assert config.generate.masks == config.evaluate.real == config.data.uri
+    assert config.generate.model == "s3://bucket/polyps/runs/first/model"
+    assert config.run_uri() == "s3://bucket/polyps/runs/first"
+
+
+def test_a_folder_of_ones_own_gets_a_root_of_its_own(tmp_path: Path):
+    config = loaded("--data.source", str(tmp_path / "clinic"))
+    assert config.root == str(Path.home() / ".siamdiff" / "clinic")
+
+
+def test_the_command_line_stands_above_the_file(tmp_path: Path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("root: /somewhere\ntrain: {steps: 7, batch_size: 4}\n")
+    config = loaded("--config", str(file), "--train.steps", "9")
+    assert (config.root, config.train.steps, config.train.batch_size) == ("/somewhere", 9, 4)
+
+
+def test_lists_can_be_given_with_commas_or_repeated():
+    assert loaded("--generate.fold_masks", "real,random").generate.fold_masks == ["real", "random"]
+    repeated = loaded("--generate.fold_masks", "real", "--generate.fold_masks", "random")
+    assert repeated.generate.fold_masks == ["real", "random"]
+
+
+def test_what_is_written_beside_outputs_loads_again(tmp_path: Path):
+    config = loaded("--root", str(tmp_path), "--data.split", '{"train": 1.0}')
+    (tmp_path / "config.yaml").write_text(config.to_yaml())
+    assert loaded("--config", str(tmp_path / "config.yaml")) == config
+
+
+def test_the_derived_run_depends_on_what_the_result_depends_on():
+    run = loaded().train.run
+    assert loaded("--train.workers", "1", "--train.log_steps", "1").train.run == run
+    assert loaded("--train.steps", "20").train.run != run
+    assert loaded("--data.uri", "/elsewhere").train.run != run
+
+
+@pytest.mark.parametrize(
+    ("argv", "parts"),
+    [
+        (["--train.step", "3"], ["--train.step'", "--train.steps"]),
+        (["--train.steps", "0"], ["train.steps", "'0'", "greater than or equal to 1"]),
+        (["--train.steps", "many"], ["train.steps", "'many'", "integer"]),
+        (["--train.steps"], ["--train.steps", "expected one argument"]),
+        (["--train.batch_size", "3", "--train.workers", "2"], ["3", "2", "multiple of the workers"]),
+        (["--train.micro_batch", "5"], ["train.micro_batch", "5", "divide"]),
+        (["--data.resolution", "60"], ["data.resolution", "multiple of 8"]),
+        (["--data.split", '{"train": 0.5}'], ["data.split", "add up to 1"]),
+        (["--generate.transforms.scale", "2,1"], ["scale", "first bound"]),
+        (["--config", "/nowhere/x.yaml"], ["/nowhere/x.yaml", "No such file"]),
+        (["--root", "ftp://host/x"], ["ftp://host/x", "s3://"]),
+    ],
+)
+def test_a_mistake_is_one_line_with_the_value_and_the_limit(argv: list[str], parts: list[str]):
+    text = message(*argv)
+    assert all(part in text for part in parts), text
+
+
+def test_an_unknown_field_in_a_file_names_the_nearest_valid_one(tmp_path: Path):
+    file = tmp_path / "typo.yaml"
+    file.write_text(yaml.safe_dump({"train": {"stepps": 3}}))
+    assert "'train.stepps'; did you mean 'train.steps'?" in message("--config", str(file))
+
+
+def test_a_file_that_is_not_yaml_is_named(tmp_path: Path):
+    file = tmp_path / "bad.yaml"
+    file.write_text("train: [1")
+    assert "bad.yaml is not valid YAML" in message("--config", str(file))
+
+
+def test_help_lists_every_field_with_its_meaning(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as caught:
+        loaded("--help")
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    assert "--train.zero_stage" in text
+    assert "DeepSpeed ZeRO stage" in text

@@ -1,0 +1,125 @@
+"""Objects appear whole or not at all, on a disk and in a store, and every failure says what to do."""
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from siamdiff import storage
+from siamdiff.errors import SiamdiffError, UserError
+
+
+@pytest.fixture(params=["disk", "s3"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return str(tmp_path / "root") if request.param == "disk" else request.getfixturevalue("s3").new_root()
+
+
+def test_what_is_written_is_read_and_listed(root: str):
+    storage.write_bytes(storage.join(root, "a", "b.bin"), b"12345")
+    storage.write_json(storage.join(root, "c.json"), {"x": [1, 2]})
+    assert storage.read_bytes(storage.join(root, "a", "b.bin")) == b"12345"
+    assert storage.read_json(storage.join(root, "c.json")) == {"x": [1, 2]}
+    assert list(storage.list_files(root)) == ["a/b.bin", "c.json"]
+    assert storage.list_files(root)["a/b.bin"] == 5
+    assert storage.list_folders(root) == ["a"]
+
+
+def test_missing_objects_are_missing(root: str):
+    assert not storage.exists(storage.join(root, "x"))
+    assert storage.list_files(root) == {}
+    assert storage.list_folders(root) == []
+    with pytest.raises(FileNotFoundError):
+        storage.read_bytes(storage.join(root, "x"))
+    storage.delete(storage.join(root, "x"))
+    storage.delete_folder(root)
+
+
+def test_of_many_who_put_at_once_one_wins_and_its_bytes_stay(root: str):
+    uri, won = storage.join(root, "one"), []
+
+    def put(i: int) -> None:
+        if storage.put_if_absent(uri, bytes([i]) * 1000):
+            won.append(i)
+
+    threads = [threading.Thread(target=put, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) == 1
+    assert storage.read_bytes(uri) == bytes(won) * 1000
+
+
+def test_folders_go_there_and_back(root: str, tmp_path: Path):
+    source = tmp_path / "source"
+    (source / "inner").mkdir(parents=True)
+    (source / "inner" / "x.txt").write_text("hello")
+    storage.upload_folder(root, source)
+    storage.download_folder(root, tmp_path / "target")
+    assert (tmp_path / "target" / "inner" / "x.txt").read_text() == "hello"
+    with storage.local_copy(root) as folder:
+        assert (folder / "inner" / "x.txt").read_text() == "hello"
+    with pytest.raises(FileNotFoundError):
+        storage.download_folder(storage.join(root, "nothing"), tmp_path / "y")
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    uri = str(tmp_path / "file")
+    storage.write_bytes(uri, b"old")
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(SiamdiffError, match="no space left"):
+        storage.write_bytes(uri, b"new")
+    assert storage.read_bytes(uri) == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_broken_json_is_damage(tmp_path: Path):
+    (tmp_path / "x.json").write_text("{")
+    with pytest.raises(SiamdiffError, match="not valid JSON"):
+        storage.read_json(str(tmp_path / "x.json"))
+
+
+def probe_in_process(uri: str, **environment: str) -> str:
+    """The error of `probe` in a fresh process, whose S3 client reads the environment anew."""
+    code = (
+        "import sys; from siamdiff import storage; from siamdiff.errors import SiamdiffError\n"
+        "try: storage.probe(sys.argv[1])\n"
+        "except SiamdiffError as error: print(error.exit_code, error)\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, uri],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return result.stdout
+
+
+def test_wrong_credentials_are_the_users_mistake(s3):
+    text = probe_in_process(s3.new_root(), AWS_SECRET_ACCESS_KEY="wrong")
+    assert text.startswith("2 no access to s3://")
+    assert "credentials" in text
+
+
+def test_an_unreachable_store_is_not(s3):
+    text = probe_in_process(s3.new_root(), AWS_ENDPOINT_URL="http://127.0.0.1:9")
+    assert text.startswith("1 the store of s3://")
+    assert "AWS_ENDPOINT_URL" in text
+
+
+def test_a_missing_bucket_is_named(s3):
+    assert "bucket 'nosuchbucket'" in probe_in_process("s3://nosuchbucket/x")
+
+
+def test_a_file_where_a_folder_should_be_is_named(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="give a folder"):
+        storage.probe(str(tmp_path / "file" / "root"))
