@@ -8,13 +8,16 @@ Shapes: hint image (B, 3, H, W) in [0, 1]; z_t (B, 4, h, w) with h = H/8; t (B,)
 from collections.abc import Sequence
 from typing import Any
 
-from diffusers import ControlNetModel, UNet2DConditionModel
+from diffusers import ControlNetModel, ModelMixin, UNet2DConditionModel
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from torch import Tensor
 
 from siamdiff.errors import UserError
 from siamdiff.model.dhi import HINT_CHANNELS, DenseHintInput
 from siamdiff.model.unet import Controls, encode
+
+# A pipeline finds out how to load a component by looking up ModelMixin in the component's own module.
+__all__ = ["ModelMixin", "SiameseControlNetModel"]
 
 # Options that turn a UNet into another kind than Stable Diffusion 1.x; each must be unset.
 FOREIGN_OPTIONS = ("addition_embed_type", "class_embed_type", "encoder_hid_dim_type", "time_cond_proj_dim")
