@@ -1,0 +1,136 @@
+"""The samples of a planned shard: what they are made from, and that nothing else changes them."""
+
+import json
+
+import numpy as np
+import pytest
+
+from siamdiff.config import Generate
+from siamdiff.data.sample import encode_mask
+from siamdiff.data.shards import build_tar
+from siamdiff.data.transforms import apply
+from siamdiff.errors import SiamdiffError
+from siamdiff.model.folder import load_model
+from siamdiff.sampling.plan import Plan, sample_seed
+from siamdiff.sampling.shard import ShardSampler, read_conditions
+from tests.tiny_model import RESOLUTION, write_masks, write_model
+
+
+@pytest.fixture(scope="module")
+def masks(tmp_path_factory):
+    return write_masks(str(tmp_path_factory.mktemp("masks")), 7)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory, masks):
+    folder = tmp_path_factory.mktemp("model")
+    write_model(str(folder / "model"), folder / "base", masks)
+    return load_model(str(folder / "model"))
+
+
+@pytest.fixture(scope="module")
+def plan_of(masks, model):
+    def make(**settings):
+        chosen = {
+            "folds": 3,
+            "fold_masks": ["real", "random"],
+            "steps": 3,
+            "batch_size": 3,
+            "shard_size": 5,
+            "seed": 7,
+        }
+        generate = Generate(**{**chosen, **settings})
+        return Plan.of(generate, masks=masks.digest, model=model.info["model_digest"], resolution=RESOLUTION)
+
+    return make
+
+
+def samples_of(plan, masks, model, shard_number):
+    shard = list(plan.shards(plan.choose(masks.keys("train"))))[shard_number]
+    return list(ShardSampler(model, plan).samples(read_conditions(masks, plan, shard)))
+
+
+def test_a_sample_says_what_it_was_made_from(masks, model, plan_of):
+    plan = plan_of()
+    made = samples_of(plan, masks, model, 2)  # fold 1, random
+    assert [sample.meta.synthetic.parent for sample in made] == masks.keys("train")[:5]
+    assert len({sample.meta.key for sample in made}) == 5
+    for sample in made:
+        origin = sample.meta.synthetic
+        parent = masks.read(origin.parent)
+        assert (sample.meta.split, sample.meta.group) == (parent.meta.split, parent.meta.group)
+        assert sample.meta.prompt == parent.meta.prompt
+        assert (origin.fold, origin.seed) == (1, sample_seed(7, 1, origin.parent))
+        assert origin.model_digest == model.info["model_digest"]
+        assert origin.sampler == {"name": "ddim", "steps": 3, "guidance": 9.0, "eta": 0.0}
+        assert encode_mask(apply(parent.mask, origin.transform)) == sample.mask
+        decoded = sample.decode()
+        assert decoded.image.shape == (RESOLUTION, RESOLUTION, 3) and decoded.image.std() > 1
+
+
+def test_a_real_fold_keeps_the_masks_and_folds_differ(masks, model, plan_of):
+    real, again = (samples_of(plan_of(), masks, model, number)[0] for number in (0, 4))  # folds 0 and 2
+    random = samples_of(plan_of(), masks, model, 2)[0]
+    assert real.meta.synthetic.transform == {}
+    assert np.array_equal(real.decode().mask, masks.read(real.meta.synthetic.parent).mask)
+    assert real.mask == again.mask and real.image != again.image
+    assert random.mask != real.mask and random.image != real.image
+
+
+def test_two_random_folds_have_other_masks(masks, plan_of):
+    plan = plan_of(fold_masks=["random"])
+    first, second, third = (
+        [condition.mask for condition in read_conditions(masks, plan, shard)]
+        for shard in list(plan.shards(plan.choose(masks.keys("train"))))[0:6:2]
+    )
+    for one, two, three in zip(first, second, third, strict=True):
+        assert (
+            not np.array_equal(one, two) and not np.array_equal(two, three) and not np.array_equal(one, three)
+        )
+
+
+def test_the_same_plan_gives_the_same_bytes(masks, model, plan_of):
+    first = build_tar(samples_of(plan_of(), masks, model, 3))
+    assert build_tar(samples_of(plan_of(), masks, model, 3)) == first
+    assert build_tar(samples_of(plan_of(seed=8), masks, model, 3)) != first
+
+
+def test_the_batch_changes_the_last_bits_at_most(masks, model, plan_of):
+    whole, apart = (samples_of(plan_of(batch_size=size), masks, model, 0) for size in (5, 1))
+    for one, other in zip(whole, apart, strict=True):
+        difference = np.abs(one.decode().image.astype(int) - other.decode().image)
+        assert difference.max() <= 1 and one.mask == other.mask
+
+
+def test_mask_prompt_and_guidance_change_the_image(masks, model, plan_of):
+    sampler = ShardSampler(model, plan_of())
+    shard = next(plan_of().shards(plan_of().choose(masks.keys("train"))))
+    condition = read_conditions(masks, plan_of(), shard)[0]
+
+    def image(sampler=sampler, **changes):
+        return next(sampler.samples([type(condition)(**{**vars(condition), **changes})])).decode().image
+
+    as_it_is = image()
+    assert not np.array_equal(image(mask=condition.mask[:, ::-1].copy()), as_it_is)
+    assert not np.array_equal(image(prompt="something else"), as_it_is)
+    assert not np.array_equal(image(seed=1), as_it_is)
+    assert not np.array_equal(image(ShardSampler(model, plan_of(guidance=1.0))), as_it_is)
+
+
+def test_jpeg_where_asked_for(masks, model, plan_of):
+    assert {sample.image_format for sample in samples_of(plan_of(image_format="jpg"), masks, model, 1)} == {
+        "jpg"
+    }
+
+
+def test_the_environment_is_recorded(model, plan_of):
+    made_by = ShardSampler(model, plan_of()).made_by()
+    assert json.loads(json.dumps(made_by)) == made_by
+    assert made_by["batch"] == [3, 3, RESOLUTION, RESOLUTION] and made_by["precision"] == "float32"
+    assert {"siamdiff", "torch", "diffusers"} == made_by["versions"].keys()
+
+
+def test_a_plan_for_another_model_is_refused(masks, model):
+    plan = Plan.of(Generate(), masks=masks.digest, model="0" * 64, resolution=RESOLUTION)
+    with pytest.raises(SiamdiffError, match="replaced"):
+        ShardSampler(model, plan)
