@@ -17,6 +17,7 @@ from siamdiff.model.controlnet import SiameseControlNetModel
 from siamdiff.model.diffusion import q_sample, renoise
 from siamdiff.model.unet import Controls, decode, encode, freeze_untrained
 from siamdiff.training.losses import (
+    Augmented,
     LossWeights,
     Predictions,
     augmentation_weight,
@@ -106,15 +107,14 @@ class SiameseDiffusion(nn.Module):
         # The image branch comes first, since its decoder graph is gone when it returns.
         eps_mix, L_i = image_loss(decode_with, mix(control_image, control_mask, weights), noise)
         eps_mask = decode_with(control_mask)  # (B, 4, h, w)
-        if not weights.augment:
-            return Predictions(noise, control_mask, eps_mask, eps_mix, L_i)
-
-        active = augmented_samples(t, weights.t_tau) if active is None else active  # (A,)
-        z_t_prime = renoise(z_t, noise, eps_mix, t, self.alphas_cumprod)[active]  # (A, 4, h, w)
-        t_prime, text_prime, hint_prime = t[active], text[active], hint_mask[active]
-        eps_prime = predict_noise(self.unet, self.controlnet, z_t_prime, t_prime, text_prime, hint_prime)
-        w_a = augmentation_weight(t_prime, weights.t_tau)  # (A,)
-        return Predictions(noise, control_mask, eps_mask, eps_mix, L_i, eps_prime, noise[active], w_a)
+        augmented = None
+        if weights.augment:
+            active = augmented_samples(t, weights.t_tau) if active is None else active  # (A,)
+            z_t_prime = renoise(z_t, noise, eps_mix, t, self.alphas_cumprod)  # (B, 4, h, w)
+            a = (tensor[active] for tensor in (z_t_prime, t, text, hint_mask))  # each (A, ...)
+            eps_prime = predict_noise(self.unet, self.controlnet, *a)  # (A, 4, h, w)
+            augmented = Augmented(eps_prime, noise[active], augmentation_weight(t[active], weights.t_tau))
+        return Predictions(noise, control_mask, eps_mask, eps_mix, L_i, augmented)
 
     def _siamese_controls(self, inputs: StepInputs, z_t: Tensor) -> tuple[Tensor, Controls, Controls]:
         """DHI(mask), c_m and c_i.

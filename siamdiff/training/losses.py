@@ -29,6 +29,15 @@ def weights_at(k: int, n_steps: int, w_c: float = 1.0) -> LossWeights:
 
 
 @dataclass(frozen=True)
+class Augmented:
+    """Online-Augmentation's second prediction, for the A samples that it takes."""
+
+    eps_mask: Tensor  # eps_m', (A, 4, h, w), with gradient
+    noise: Tensor  # its target, (A, 4, h, w)
+    w_a: Tensor  # (A,), Eq. 12
+
+
+@dataclass(frozen=True)
 class Predictions:
     """Everything one training step predicts; `noise` is the target of each prediction."""
 
@@ -37,9 +46,7 @@ class Predictions:
     eps_mask: Tensor  # eps_m, (B, 4, h, w), with gradient
     eps_mix: Tensor  # sg[eps_mix], (B, 4, h, w)
     L_i: Tensor  # (), Eq. 8; its gradient reaches ControlNet and DHI alone
-    eps_prime: Tensor | None = None  # eps_m', (A, 4, h, w), of the samples that Online-Augmentation takes
-    noise_prime: Tensor | None = None  # their target, (A, 4, h, w)
-    w_a: Tensor | None = None  # their weights, (A,)
+    augmented: Augmented | None = None  # from N/3 on
 
 
 def mix(control_image: Controls, control_mask: Controls, weights: LossWeights) -> Controls:
@@ -110,9 +117,10 @@ def siamese_loss(predictions: Predictions, weights: LossWeights) -> tuple[Tensor
     L_m = squared_error(p.eps_mask, p.noise).mean()  # Eq. 7
     L_c = weights.w_c * squared_error(p.eps_mask, p.eps_mix).mean()  # Eq. 9
     L_m_prime = torch.zeros_like(L_m)
-    if p.eps_prime is not None and p.noise_prime is not None and p.w_a is not None:
-        # Eq. 13. The mean is over the whole batch, to which the samples left out contribute 0.
-        L_m_prime = (p.w_a * squared_error(p.eps_prime, p.noise_prime)).sum() / len(p.noise)
+    if (
+        a := p.augmented
+    ):  # Eq. 13; the mean is over the whole batch, to which the samples left out contribute 0
+        L_m_prime = (a.w_a * squared_error(a.eps_mask, a.noise)).sum() / len(p.noise)
     L = L_m + p.L_i + L_c + L_m_prime
     terms = {"L_m": L_m, "L_i": p.L_i, "L_c": L_c, "L_m_prime": L_m_prime, "L": L}
     return L, {name: term.detach() for name, term in terms.items()}

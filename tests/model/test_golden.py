@@ -146,8 +146,10 @@ def test_losses_and_gradients(case: Case, when: str) -> None:
     printed = {name: pytest.approx(v, rel=1e-4) for name, v in step["printed_unweighted_means"].items()}
     ours = {"mask": "L_m", "image": "L_i", "mask_2_image": "L_c"}
     found = {f"loss_simple_{theirs}": terms[name].item() for theirs, name in ours.items()}
-    if p.eps_prime is not None:
-        found["loss_simple_mask_regularization"] = squared_error(p.eps_prime, inputs.noise).mean().item()
+    if p.augmented is not None:
+        found["loss_simple_mask_regularization"] = (
+            squared_error(p.augmented.eps_mask, inputs.noise).mean().item()
+        )
     assert found == printed
     assert terms["L"].item() == pytest.approx(step["loss"], rel=1e-4)
 
