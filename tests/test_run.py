@@ -45,9 +45,13 @@ def test_status_says_how_it_ended(tmp_path: Path):
 
 
 def test_a_lease_that_is_renewed_is_respected(tmp_path: Path):
-    with lease(str(tmp_path), renew_seconds=0.1), pytest.raises(UserError, match="in use by process"):
-        with lease(str(tmp_path), renew_seconds=0.1, takeover_seconds=2):
-            pass
+    newcomer = lease(str(tmp_path), renew_seconds=0.1, takeover_seconds=2)
+    with (
+        lease(str(tmp_path), renew_seconds=0.1),
+        pytest.raises(UserError, match="in use by process"),
+        newcomer,
+    ):
+        pass
     assert not (tmp_path / "lease.json").exists()
 
 

@@ -1,0 +1,180 @@
+"""The training stream: one endless order of samples with their random draws, the same for any number of workers.
+
+Epoch after epoch a seeded permutation of the split; step k consumes positions [k B, (k + 1) B). Timestep, noises and
+prompt dropping of a sample are drawn from (seed, position). So resume, other worker counts and the log of sample keys
+are exact by construction: there is no state besides the number of the next step.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from siamdiff.data.shardset import ShardSet
+
+_ORDER, _DRAWS = 0, 1  # streams of random numbers under one seed
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Random numbers of one position."""
+
+    t: int  # timestep, 0 ... num_timesteps - 1
+    noise: np.ndarray  # eps, (4, H/8, W/8) float32, standard normal
+    posterior_noise: np.ndarray  # of the VAE's posterior, same shape
+    drop_prompt: bool
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Which sample stands at a position, and which positions a worker takes in a step.
+
+    Args:
+        keys: sorted keys of the split, not empty.
+        seed: seed of order and draws.
+        batch_size: B, over all workers.
+    """
+
+    keys: tuple[str, ...]
+    seed: int
+    batch_size: int
+
+    def key_at(self, position: int) -> str:
+        """The sample at a position, 0 <= position."""
+        epoch, place = divmod(position, len(self.keys))
+        return self.keys[_permutation(self.seed, epoch, len(self.keys))[place]]
+
+    def positions(self, step: int, rank: int, world_size: int) -> range:
+        """Positions of worker `rank` in `step`; `batch_size` must be a multiple of `world_size`."""
+        share = self.batch_size // world_size
+        first = step * self.batch_size + rank * share
+        return range(first, first + share)
+
+    def draws(self, position: int, shape: Sequence[int], num_timesteps: int, prompt_drop: float) -> Draws:
+        """The random numbers of a position, a function of (seed, position) alone.
+
+        Args:
+            position: place in the stream.
+            shape: of one latent, (4, H/8, W/8).
+            num_timesteps: of the noise schedule.
+            prompt_drop: probability of the empty prompt, 0 ... 1.
+        """
+        rng = np.random.default_rng([self.seed, _DRAWS, position])
+        return Draws(
+            t=int(rng.integers(num_timesteps)),
+            noise=rng.standard_normal(shape, dtype=np.float32),
+            posterior_noise=rng.standard_normal(shape, dtype=np.float32),
+            drop_prompt=bool(rng.random() < prompt_drop),
+        )
+
+
+@lru_cache(maxsize=4)
+def _permutation(seed: int, epoch: int, size: int) -> np.ndarray:
+    return np.random.default_rng([seed, _ORDER, epoch]).permutation(size)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples of some positions, stacked on the CPU."""
+
+    positions: list[int]
+    keys: list[str]
+    prompts: list[str]  # "" where the prompt was dropped
+    image: torch.Tensor  # x0, (B, 3, H, W), [-1, 1]
+    mask: torch.Tensor  # y0, (B, 3, H, W), {0, 1}
+    t: torch.Tensor  # (B,), 0 ... num_timesteps - 1
+    noise: torch.Tensor  # eps, (B, 4, H/8, W/8)
+    posterior_noise: torch.Tensor  # (B, 4, H/8, W/8)
+
+    def pin_memory(self) -> "Batch":
+        """The same batch in page-locked memory (the hook that DataLoader looks for)."""
+        tensors = {
+            name: value.pin_memory() for name, value in vars(self).items() if isinstance(value, torch.Tensor)
+        }
+        return Batch(**(vars(self) | tensors))
+
+
+class StreamDataset(Dataset[dict[str, Any]]):
+    """Samples by position in the stream, with their draws."""
+
+    def __init__(
+        self,
+        shard_set: ShardSet,
+        stream: Stream,
+        latent_shape: Sequence[int],
+        num_timesteps: int,
+        prompt_drop: float,
+    ) -> None:
+        self.shard_set = shard_set
+        self.stream = stream
+        self.draw_arguments = (tuple(latent_shape), num_timesteps, prompt_drop)
+
+    def __getitem__(self, position: int) -> dict[str, Any]:
+        """One sample: arrays as in `Batch`, without the first axis."""
+        sample = self.shard_set.read(self.stream.key_at(position))
+        draws = self.stream.draws(position, *self.draw_arguments)
+        mask = image_tensor(sample.mask[..., None].repeat(3, axis=2)) > 0.5
+        return {
+            "positions": position,
+            "keys": sample.meta.key,
+            "prompts": "" if draws.drop_prompt else sample.meta.prompt,
+            "image": image_tensor(sample.image) * 2 - 1,
+            "mask": mask.float(),
+            "t": torch.tensor(draws.t),
+            "noise": torch.from_numpy(draws.noise),
+            "posterior_noise": torch.from_numpy(draws.posterior_noise),
+        }
+
+
+def image_tensor(image: np.ndarray) -> torch.Tensor:
+    """(H, W, C) uint8 -> (C, H, W) float32 in [0, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float() / 255
+
+
+def _collate(items: list[dict[str, Any]]) -> Batch:
+    columns: dict[str, Any] = {name: [item[name] for item in items] for name in items[0]}
+    return Batch(
+        **{
+            name: torch.stack(rows) if isinstance(rows[0], torch.Tensor) else rows
+            for name, rows in columns.items()
+        }
+    )
+
+
+def load_batches(
+    dataset: StreamDataset,
+    *,
+    first_step: int,
+    last_step: int,
+    rank: int,
+    world_size: int,
+    micro_batch: int,
+    loader_workers: int,
+    pin_memory: bool,
+) -> Iterator[Batch]:
+    """The batches of one worker from `first_step` up to, not including, `last_step`, `micro_batch` samples each.
+
+    `micro_batch` must divide the worker's share of the batch; several batches then make one step.
+    """
+    stream = dataset.stream
+    positions = (
+        position
+        for step in range(first_step, last_step)
+        for position in stream.positions(step, rank, world_size)
+    )
+    loader = DataLoader(
+        dataset,
+        batch_size=micro_batch,
+        sampler=positions,
+        num_workers=loader_workers,
+        collate_fn=_collate,
+        pin_memory=pin_memory,
+        # object-store clients own threads, which a fork would leave behind in an unknown state
+        multiprocessing_context="forkserver" if loader_workers else None,
+        prefetch_factor=4 if loader_workers else None,
+    )
+    return iter(loader)

@@ -1,0 +1,133 @@
+"""A trained model at rest: diffusers' folder layout with `siamdiff.json`, written last, which names its digest."""
+
+import hashlib
+import importlib.metadata
+import json
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+
+from siamdiff import storage
+from siamdiff.config import Config
+from siamdiff.data.shardset import ShardSet
+from siamdiff.errors import SiamdiffError, UserError
+from siamdiff.model.base import Base, folder_digest, load_base
+from siamdiff.model.controlnet import SiameseControlNetModel
+from siamdiff.model.siamese import SiameseDiffusion
+
+INFO = "siamdiff.json"
+FROZEN_PARTS = ("vae", "text_encoder", "tokenizer", "scheduler")
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A trained model on a device, ready to sample."""
+
+    unet: UNet2DConditionModel
+    controlnet: SiameseControlNetModel
+    base: Base  # its VAE, text encoder, tokenizer and scheduler
+    info: dict[str, Any]  # siamdiff.json
+
+    @property
+    def vae(self) -> AutoencoderKL:
+        """The VAE of the base."""
+        return self.base.vae
+
+
+def save_model(
+    uri: str, base_folder: Path, model: SiameseDiffusion, config: Config, shard_set: ShardSet
+) -> None:
+    """Writes a trained model under `uri`; it counts once its `siamdiff.json` is there.
+
+    Args:
+        uri: the model's folder.
+        base_folder: local folder of the base, whose frozen parts are taken along.
+        model: trained networks on the CPU.
+        config: resolved configuration of the run.
+        shard_set: what it was trained on.
+    """
+    with tempfile.TemporaryDirectory(prefix="siamdiff-model-") as temporary:
+        folder = Path(temporary)
+        for part in FROZEN_PARTS:
+            shutil.copytree(base_folder / part, folder / part)
+        model.unet.save_pretrained(folder / "unet")
+        model.controlnet.save_pretrained(folder / "controlnet")
+        _write_model_index(folder)
+        manifest = shard_set.manifest
+        info = {
+            "model_digest": folder_digest(folder),
+            "data_digest": shard_set.digest,
+            "data_uri": shard_set.uri,
+            "resolution": manifest.resolution,
+            "prompt": config.data.prompt,
+            "demo": manifest.demo,
+            "license": manifest.license,
+            "permitted_use": manifest.permitted_use,
+            "settings_digest": hashlib.sha256(storage.canonical_json(config.pinned())).hexdigest(),
+            "train": config.train.model_dump(mode="json"),
+            "versions": {
+                name: importlib.metadata.version(name) for name in ("siamdiff", "torch", "diffusers")
+            },
+        }
+        storage.upload_folder(uri, folder)
+    storage.write_json(storage.join(uri, INFO), info)
+
+
+def _write_model_index(folder: Path) -> None:
+    """The file by which diffusers knows which class loads which sub-folder."""
+    index = {
+        "_class_name": "StableDiffusionControlNetPipeline",
+        "_diffusers_version": importlib.metadata.version("diffusers"),
+        "controlnet": [SiameseControlNetModel.__module__, SiameseControlNetModel.__name__],
+        "feature_extractor": [None, None],
+        "image_encoder": [None, None],
+        "requires_safety_checker": False,
+        "safety_checker": [None, None],
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+def read_info(uri: str) -> dict[str, Any]:
+    """`siamdiff.json` of a model folder.
+
+    Raises:
+        UserError: there is no complete model under `uri`.
+    """
+    try:
+        return storage.read_json(storage.join(uri, INFO))
+    except FileNotFoundError:
+        raise UserError(
+            f"no model at {uri} ({INFO} is missing); train one first with jobs/train.py, "
+            "or name another with --generate.model"
+        ) from None
+
+
+def load_model(uri: str, device: torch.device | str = "cpu") -> LoadedModel:
+    """Loads a trained model for sampling and checks that it is the one its `siamdiff.json` names.
+
+    Raises:
+        UserError: no complete model lies under `uri`.
+        SiamdiffError: its files are not those that were written.
+    """
+    info = read_info(uri)
+    with storage.local_copy(uri) as folder:
+        if folder_digest(folder) != info["model_digest"]:
+            raise SiamdiffError(
+                f"the model at {uri} is damaged: its files differ from the digest in {INFO}; train again"
+            )
+        base = load_base(str(folder))
+        controlnet = SiameseControlNetModel.from_pretrained(folder / "controlnet", local_files_only=True)
+    assert isinstance(controlnet, SiameseControlNetModel)
+    for network in (base.unet, controlnet, base.vae, base.text_encoder):
+        network.to(device).eval().requires_grad_(False)
+    return LoadedModel(base.unet, controlnet, base, info)

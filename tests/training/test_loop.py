@@ -1,0 +1,159 @@
+"""The loop in one process: what a run leaves, exact resume, independence of the batch's division."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from siamdiff import storage
+from siamdiff.config import Config
+from siamdiff.errors import SiamdiffError
+from siamdiff.model.base import load_base
+from siamdiff.model.folder import load_model
+from siamdiff.training import bases, checkpoint
+from siamdiff.training.engine import SingleProcess, TorchEngine
+from siamdiff.training.loop import train
+from tests.sets import small_config, write_phantoms
+
+
+class InterruptedRunError(Exception):
+    """Stands for a process that ends in the middle of a step."""
+
+
+class FailingEngine(TorchEngine):
+    """Stops before a given optimizer step of this attempt."""
+
+    steps_left = 5
+
+    def step(self) -> None:
+        if self.steps_left == 0:
+            raise InterruptedRunError
+        self.steps_left -= 1
+        super().step()
+
+
+def run(config: Config, kind: type[TorchEngine] = TorchEngine) -> None:
+    def make(model, config: Config, accumulation: int) -> TorchEngine:
+        return kind(
+            model,
+            learning_rate=config.train.learning_rate,
+            weight_decay=config.train.weight_decay,
+            accumulation=accumulation,
+        )
+
+    train(config, bases.prepare_base(config), SingleProcess(torch.device("cpu")), make)
+
+
+def metrics(config: Config) -> list[dict[str, float]]:
+    return [json.loads(line) for line in storage.read_bytes(f"{config.run_uri()}/metrics.jsonl").splitlines()]
+
+
+def losses(config: Config) -> list[float]:
+    return [row["L"] for row in metrics(config)]
+
+
+def key_log(config: Config) -> list[tuple[int, list[int], list[str]]]:
+    folder = f"{config.run_uri()}/logs/keys"
+    rows = []
+    for name in storage.list_files(folder):
+        rows += [json.loads(line) for line in storage.read_bytes(f"{folder}/{name}").splitlines()]
+    return [(row["step"], row["positions"], row["keys"]) for row in rows]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A set and a base that every run here shares."""
+    folder = tmp_path_factory.mktemp("root")
+    write_phantoms(str(folder / "data"))
+    bases.prepare_base(small_config(str(folder)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(root: Path) -> Config:
+    """A run from start to end."""
+    config = small_config(str(root), train={"run": "whole"})
+    run(config)
+    return config
+
+
+def test_a_run_leaves_what_the_contract_names(whole: Config):
+    names = set(storage.list_files(whole.run_uri()))
+    assert {"metrics.jsonl", "model/siamdiff.json", "previews/step-00000006.png"} <= names
+    assert any(name.startswith("tensorboard/events") for name in names)
+    parts = {name.split("/")[1] for name in names if name.startswith("model/")}
+    assert {"unet", "controlnet", "vae", "text_encoder", "tokenizer", "scheduler", "model_index.json"} < parts
+    assert checkpoint.complete_steps(whole.run_uri()) == [3, 6]
+    rows = metrics(whole)
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert rows[0]["L_m_prime"] == 0.0  # before N / 3
+    assert rows[0]["L"] == pytest.approx(rows[0]["L_m"] + rows[0]["L_i"] + rows[0]["L_c"], rel=1e-5)
+
+
+def test_every_position_of_the_stream_is_consumed_once_in_order(whole: Config):
+    log = key_log(whole)
+    assert [step for step, _, _ in log] == list(range(6))
+    assert [position for _, positions, _ in log for position in positions] == list(range(24))
+    first_epoch = [key for _, _, keys in log for key in keys][:10]
+    assert len(set(first_epoch)) == 10  # each training sample once before any comes again
+
+
+def test_the_model_loads_and_carries_its_provenance(whole: Config):
+    model = load_model(f"{whole.run_uri()}/model")
+    assert model.info["resolution"] == 32
+    assert model.info["demo"] is True
+    assert model.info["license"] == "Apache-2.0"
+    assert all(not p.requires_grad for p in model.controlnet.parameters())
+
+
+def test_training_moved_the_decoder_and_left_the_encoder(whole: Config):
+    trained = load_model(f"{whole.run_uri()}/model").unet.state_dict()
+    before = load_base(bases.prepare_base(whole)).unet.state_dict()
+    moved = {name for name, weights in trained.items() if not torch.equal(weights, before[name])}
+    assert moved
+    assert all(name.startswith(("up_blocks.", "conv_norm_out.", "conv_out.")) for name in moved)
+
+
+def test_an_interrupted_run_ends_as_the_whole_one(root: Path, whole: Config):
+    config = small_config(str(root), train={"run": "interrupted"})
+    with pytest.raises(InterruptedRunError):
+        run(config, FailingEngine)
+    assert checkpoint.complete_steps(config.run_uri()) == [3]
+    assert not storage.exists(f"{config.run_uri()}/model/siamdiff.json")
+    run(config)
+    assert losses(config) == pytest.approx(losses(whole), rel=1e-6)
+    assert key_log(config) == key_log(whole)
+
+
+def test_accumulation_and_reading_processes_change_nothing(root: Path, whole: Config):
+    config = small_config(str(root), train={"run": "accumulated", "micro_batch": 2, "loader_workers": 1})
+    run(config)
+    assert losses(config) == pytest.approx(losses(whole), rel=1e-4)
+
+
+def test_an_incomplete_checkpoint_does_not_count(root: Path, whole: Config):
+    config = small_config(str(root), train={"run": "incomplete"})
+    with pytest.raises(InterruptedRunError):
+        run(config, FailingEngine)
+    storage.write_bytes(f"{checkpoint.folder_uri(config.run_uri(), 5)}/state.pt", b"half")
+    run(config)
+    assert losses(config) == pytest.approx(losses(whole), rel=1e-6)
+
+
+def test_a_damaged_checkpoint_is_named_before_it_is_loaded(root: Path):
+    config = small_config(str(root), train={"run": "damaged"})
+    with pytest.raises(InterruptedRunError):
+        run(config, FailingEngine)
+    file = Path(checkpoint.folder_uri(config.run_uri(), 3)) / "state.pt"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(SiamdiffError, match=r"step-00000003 is damaged: state\.pt has another hash"):
+        run(config)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(root: Path):
+    config = small_config(str(root), train={"run": "diverged", "learning_rate": 1e30})
+    with pytest.raises(SiamdiffError, match="after step"):
+        run(config)
