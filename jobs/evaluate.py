@@ -1,0 +1,12 @@
+"""Compares a synthetic set with the real one: distances, mask agreement, contact sheet; all under ROOT/evaluation.
+
+    python jobs/evaluate.py --config jobs/configs/demo.yaml
+
+Needs the sets that ingest and generate made; `--evaluate.synthetic URI` takes another than the latest.
+"""
+
+from infra.evaluate import evaluate
+from infra.job import run
+
+if __name__ == "__main__":
+    run(evaluate, __doc__ or "")
