@@ -19,6 +19,7 @@ SCHEMA = 1
 MANIFEST = "dataset.json"
 INDEX = "index.parquet"
 _READ_THREADS = 16
+_REPAIR = f"delete the set's {MANIFEST} and run the command that made it again"
 
 INDEX_SCHEMA = pa.schema(
     [
@@ -189,9 +190,9 @@ def read_manifest(set_uri: str) -> Manifest:
     except ValidationError as error:
         fault = error.errors()[0]
         where = ".".join(map(str, fault["loc"])) or "content"
-        raise SiamdiffError(f"{uri} is damaged: {where}: {fault['msg']}; make the set again") from error
+        raise SiamdiffError(f"{uri} is damaged: {where}: {fault['msg']}; {_REPAIR}") from error
     if manifest.digest != set_digest(manifest.shards):
-        raise SiamdiffError(f"{uri} is damaged: its digest is not that of its shards; make the set again")
+        raise SiamdiffError(f"{uri} is damaged: its digest is not that of its shards; {_REPAIR}")
     return manifest
 
 
@@ -205,13 +206,13 @@ def read_index(set_uri: str, manifest: Manifest) -> pa.Table:
     try:
         data = storage.read_bytes(uri)
     except FileNotFoundError as error:
-        raise SiamdiffError(f"{uri} is missing; make the set again") from error
+        raise SiamdiffError(f"{uri} is missing; {_REPAIR}") from error
     if hashlib.sha256(data).hexdigest() != manifest.index_sha256:
-        raise SiamdiffError(f"{uri} is damaged: its hash is not the manifest's; make the set again")
+        raise SiamdiffError(f"{uri} is damaged: its hash is not the manifest's; {_REPAIR}")
     try:
         table = pq.read_table(io.BytesIO(data))
     except (pa.ArrowException, OSError) as error:
-        raise SiamdiffError(f"{uri} is damaged: {error}; make the set again") from error
+        raise SiamdiffError(f"{uri} is damaged: {error}; {_REPAIR}") from error
     if not table.schema.equals(INDEX_SCHEMA):
-        raise SiamdiffError(f"{uri} has other columns than schema {SCHEMA}; make the set again")
+        raise SiamdiffError(f"{uri} has other columns than schema {SCHEMA}; {_REPAIR}")
     return table

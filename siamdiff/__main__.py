@@ -1,0 +1,46 @@
+"""Small tools that need no cluster: python -m siamdiff COMMAND --help."""
+
+import argparse
+import sys
+
+from siamdiff.data.shardset import ShardSet, verify
+from siamdiff.errors import SiamdiffError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command and returns its exit code; the last line on stderr says why it is not 0."""
+    parser = argparse.ArgumentParser(prog="siamdiff", description="Small tools that need no cluster.")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    _add_verify(commands)
+    arguments = parser.parse_args(argv)
+    try:
+        return arguments.run(arguments)
+    except SiamdiffError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return error.exit_code
+
+
+def _add_verify(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    text = (
+        "Re-reads a shard set: hashes, counts, members, images and binary masks. Exit code 0: whole; 1: damaged, "
+        "with one problem a line on stderr; 2: not a complete set."
+    )
+    parser = commands.add_parser("verify", help="re-read a shard set, byte by byte", description=text)
+    parser.add_argument("uri", metavar="URI", help="folder of the set: /data/polyps or s3://bucket/polyps")
+    parser.set_defaults(run=_verify)
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    problems = verify(arguments.uri)
+    if problems:
+        for problem in problems:
+            print(problem, file=sys.stderr)
+        print(f"error: {arguments.uri} is damaged: {len(problems)} problems, listed above", file=sys.stderr)
+        return SiamdiffError.exit_code
+    manifest = ShardSet.open(arguments.uri).manifest
+    print(f"whole: {manifest.count} samples in {len(manifest.shards)} shards")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

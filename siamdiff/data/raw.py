@@ -1,0 +1,219 @@
+"""From a raw pair to a sample: examine it (first pass), plan the shards, make the sample (second pass).
+
+Both passes read the raw pair anew: what lies between them is a small record per pair, never pixels.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from siamdiff import storage
+from siamdiff.config import Data
+from siamdiff.data.checking import Fault, RawPair, check_pair, resize_image, resize_mask
+from siamdiff.data.duplicates import near_pairs, perceptual_hash
+from siamdiff.data.pairing import Pair, Rejected
+from siamdiff.data.phantom import render_phantom
+from siamdiff.data.sample import EncodedSample, make_sample, pixel_key
+from siamdiff.data.shards import shard_name
+from siamdiff.data.splits import assign_splits
+from siamdiff.errors import SiamdiffError, UserError
+
+RECIPE = (
+    1  # changes whenever the same source would give other bytes: leftovers of another recipe never mix in
+)
+DUPLICATE = "exact duplicate"
+_SPLIT_ORDER = {"test": 0, "val": 1, "train": 2, None: 3}
+
+
+@dataclass(frozen=True)
+class Record:
+    """What the first pass found about a pair: its key and coding, or the reason why it cannot be used."""
+
+    key: str = ""
+    perceptual: str = ""  # hash
+    coding: str = ""
+    reason: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A usable pair with everything that the whole set decides about it."""
+
+    pair: Pair
+    key: str
+    split: str
+    group: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, from which `from_dict` makes the same again."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Planned":
+        """The inverse of `as_dict`."""
+        return cls(Pair(**values["pair"]), values["key"], values["split"], values["group"])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What ingest will write, and what it leaves out."""
+
+    shards: dict[str, list[Planned]]  # name -> samples, sorted by key
+    rejected: list[Rejected]  # bad pairs
+    duplicates: list[Rejected]  # good pairs that are there already
+    near_duplicates: list[dict[str, Any]]  # across splits: files, splits, distance in bits
+    codings: dict[str, int]  # how many masks of each coding
+
+
+def load_pair(folder: str, pair: Pair, data: Data) -> RawPair:
+    """A raw pair, decoded and checked.
+
+    Raises:
+        Fault: it cannot be used.
+        SiamdiffError: the store does not answer.
+    """
+    if pair.phantom is not None:
+        image, mask = render_phantom(data.seed, pair.phantom, data.resolution)
+        return RawPair(image, mask, "phantom")
+    return check_pair(_read(folder, pair.image, "image"), _read(folder, pair.mask, "mask"))
+
+
+def _read(folder: str, path: str, kind: str) -> bytes:
+    try:
+        return storage.read_bytes(storage.join(folder, path))
+    except FileNotFoundError:
+        raise Fault(f"{kind} cannot be read", "it is not there any more") from None
+    except UserError as error:  # no permission for this one file; the listing of the folder went well
+        raise Fault(f"{kind} cannot be read", str(error)) from None
+
+
+def examine(folder: str, pair: Pair, data: Data) -> Record:
+    """The record of a pair; a pair that cannot be used gets a reason, never an exception.
+
+    Raises:
+        SiamdiffError: the store does not answer.
+    """
+    try:
+        raw = load_pair(folder, pair, data)
+        if not data.allow_empty and not resize_mask(raw.mask, data.resolution).any():
+            detail = "no lesion" if not raw.mask.any() else f"its lesion vanishes at {data.resolution} pixels"
+            raise Fault("mask is empty", f"{detail}; data.allow_empty true accepts it")
+    except Fault as fault:
+        return Record(reason=fault.reason, detail=fault.detail)
+    return Record(pixel_key(raw.image, raw.mask), perceptual_hash(raw.image), raw.coding)
+
+
+def encode(folder: str, planned: Planned, data: Data) -> EncodedSample:
+    """The sample of a planned pair, squashed to data.resolution.
+
+    Raises:
+        SiamdiffError: the pair is not the one that was examined any more, or the store does not answer.
+    """
+    try:
+        raw = load_pair(folder, planned.pair, data)
+    except Fault as fault:
+        raise SiamdiffError(
+            f"{planned.pair.image} changed while it was ingested: {fault.reason}; run again"
+        ) from None
+    if pixel_key(raw.image, raw.mask) != planned.key:
+        raise SiamdiffError(f"{planned.pair.image} changed while it was ingested; run the same command again")
+    height, width = raw.mask.shape
+    return make_sample(
+        resize_image(raw.image, data.resolution),
+        resize_mask(raw.mask, data.resolution),
+        key=planned.key,
+        prompt=data.prompt if planned.pair.prompt is None else planned.pair.prompt,
+        split=planned.split,
+        group=planned.group,
+        source_size=(width, height),
+        image_format=data.image_format,
+    )
+
+
+def make_plan(pairs: Sequence[Pair], records: Sequence[Record], data: Data) -> Plan:
+    """Leaves out bad pairs and copies, deals the rest to splits and shards.
+
+    Of exact copies one is kept: the test set's before the validation set's before the training set's, so that a test
+    set which others publish results on stays whole; then the first by name.
+
+    Raises:
+        UserError: the source's layout divides a group.
+    """
+    usable: dict[str, tuple[Pair, Record]] = {}
+    rejected: list[Rejected] = []
+    duplicates: list[Rejected] = []
+    examined = list(zip(pairs, records, strict=True))
+    for pair, record in sorted(examined, key=lambda found: (_SPLIT_ORDER[found[0].split], found[0].image)):
+        if record.reason:
+            rejected.append(Rejected(_files(pair), record.reason, record.detail))
+        elif record.key in usable:
+            duplicates.append(Rejected(_files(pair), DUPLICATE, f"of {usable[record.key][0].image}"))
+        else:
+            usable[record.key] = pair, record
+    planned = _planned(usable, data)
+    return Plan(
+        shards=_shards(planned, data.shard_size),
+        rejected=sorted(rejected, key=lambda bad: bad.files),
+        duplicates=sorted(duplicates, key=lambda bad: bad.files),
+        near_duplicates=_near(planned, usable),
+        codings=dict(Counter(record.coding for _, record in usable.values()).most_common()),
+    )
+
+
+def _files(pair: Pair) -> list[str]:
+    return pair.files() or [pair.image]
+
+
+def _planned(usable: dict[str, tuple[Pair, Record]], data: Data) -> list[Planned]:
+    """The usable pairs with split and group, sorted by key.
+
+    A group is called by the smallest key in it: names of patients stay out of the set.
+    """
+    smallest: dict[tuple[str | None, str], str] = {}
+    for key in sorted(usable):
+        smallest.setdefault(_group(key, usable[key][0]), key)
+    pairs = {key: usable[key][0] for key in sorted(usable)}
+    groups = [smallest[_group(key, pair)] for key, pair in pairs.items()]
+    splits = assign_splits(
+        groups,
+        [pair.split for pair in pairs.values()],
+        {str(name): share for name, share in data.split.items()},
+        data.seed,
+        [pair.image for pair in pairs.values()],
+    )
+    return [
+        Planned(pair, key, split, group)
+        for (key, pair), split, group in zip(pairs.items(), splits, groups, strict=True)
+    ]
+
+
+def _group(key: str, pair: Pair) -> tuple[str | None, str]:
+    """What holds samples together: the group that the user names, else nothing but the sample itself."""
+    return (pair.group, "") if pair.group else (None, key)
+
+
+def _shards(planned: Iterable[Planned], shard_size: int) -> dict[str, list[Planned]]:
+    by_split: dict[str, list[Planned]] = {}
+    for sample in planned:
+        by_split.setdefault(sample.split, []).append(sample)
+    return {
+        shard_name(split, number): samples[start : start + shard_size]
+        for split, samples in sorted(by_split.items())
+        for number, start in enumerate(range(0, len(samples), shard_size))
+    }
+
+
+def _near(planned: Sequence[Planned], usable: dict[str, tuple[Pair, Record]]) -> list[dict[str, Any]]:
+    hashes = [usable[sample.key][1].perceptual for sample in planned]
+    found = near_pairs(hashes, [sample.split for sample in planned])
+    return [
+        {
+            "keys": [planned[i].key, planned[j].key],
+            "files": [planned[i].pair.image, planned[j].pair.image],
+            "splits": [planned[i].split, planned[j].split],
+            "distance": distance,
+        }
+        for i, j, distance in sorted(found, key=lambda near: near[2])
+    ]
