@@ -1,67 +1,24 @@
-"""The samples of one planned shard: masks read and transformed, then images sampled for them in fixed batches.
+"""The samples of one planned shard: images for its conditions, in batches that the plan fixes.
 
-Two steps, so that a cluster can put them on different machines: `read_conditions` needs the mask set and a processor,
-`ShardSampler` the model and, better, a GPU. What comes out is a function of the plan; see `made_by` for what the last
-bits depend on beside it.
+What comes out is a function of the plan; `ShardSampler.made_by` tells what the last bits depend on beside it.
 """
 
 import importlib.metadata
 import platform
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from siamdiff.data.sample import EncodedSample, Synthetic, content_key, decode_mask, make_sample
-from siamdiff.data.shardset import ShardSet
-from siamdiff.data.transforms import transform_mask
+from siamdiff.data.sample import EncodedSample, Synthetic, content_key, make_sample
 from siamdiff.errors import SiamdiffError
 from siamdiff.model.base import decode_latents, encode_prompts
 from siamdiff.model.folder import LoadedModel
+from siamdiff.sampling.conditions import Condition
 from siamdiff.sampling.ddim import ddim_scheduler, initial_noise, sample
-from siamdiff.sampling.plan import Plan, ShardPlan, child_seed, sample_seed
-
-
-@dataclass(frozen=True, kw_only=True)
-class Condition:
-    """What one synthetic sample is made from."""
-
-    parent: str  # key of the sample whose mask is used
-    fold: int
-    prompt: str
-    split: str
-    group: str
-    seed: int
-    transform: dict[str, Any]
-    mask: np.ndarray  # uint8 (H, W) in {0, 255}, transformed
-
-
-def read_conditions(masks: ShardSet, plan: Plan, shard: ShardPlan) -> list[Condition]:
-    """The masks of a planned shard, read from the mask set and transformed where the fold asks for it, in order."""
-    conditions = []
-    for key in shard.mask_keys:
-        parent = masks.read_encoded(key)
-        mask, transform = decode_mask(parent.mask), {}
-        seed = sample_seed(plan.settings.seed, shard.fold, key)
-        if shard.mask_kind == "random":
-            generator = np.random.Generator(np.random.PCG64(child_seed(seed, "transform")))
-            mask, transform = transform_mask(mask, plan.settings.transforms, generator)
-        conditions.append(
-            Condition(
-                parent=key,
-                fold=shard.fold,
-                prompt=parent.meta.prompt,
-                split=parent.meta.split,  # a test mask stays one, so that a leak can be seen
-                group=parent.meta.group,
-                seed=seed,
-                transform=transform,
-                mask=mask,
-            )
-        )
-    return conditions
+from siamdiff.sampling.plan import Plan, child_seed
 
 
 class ShardSampler:

@@ -11,8 +11,9 @@ from siamdiff.data.shards import build_tar
 from siamdiff.data.transforms import apply
 from siamdiff.errors import SiamdiffError
 from siamdiff.model.folder import load_model
+from siamdiff.sampling.conditions import read_conditions
 from siamdiff.sampling.plan import Plan, sample_seed
-from siamdiff.sampling.shard import ShardSampler, read_conditions
+from siamdiff.sampling.shard import ShardSampler
 from tests.tiny_model import RESOLUTION, write_masks, write_model
 
 

@@ -1,0 +1,313 @@
+"""Bulk generation on a cluster: Ray Data hands out planned shards, a pool of actors samples and writes them.
+
+One row is one output shard, so no division of the data into blocks can mix or split shards. A shard counts once its
+marker lies in the store; Ray's own bookkeeping decides nothing. So a killed actor, a killed driver or a second job on
+the same output cost time only: the same command makes what is missing.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from infra import cluster, metrics
+from infra.masks import read_masks
+from infra.sampler import Attempts, SamplerActor
+from siamdiff import storage
+from siamdiff.config import Config
+from siamdiff.data.manifest import MANIFEST
+from siamdiff.data.shards import finished_shards
+from siamdiff.data.shardset import ShardSet, finish_set, verify
+from siamdiff.errors import SiamdiffError, UserError
+from siamdiff.model.folder import read_info
+from siamdiff.run import Status
+from siamdiff.sampling.plan import Plan, ShardPlan
+
+log = logging.getLogger(__name__)
+
+PLAN = "plan.json"
+LATEST = "latest.json"
+READ_CPUS = 0.25  # of a core, for each reader; as many readers as samplers run at most
+LOG_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is made, from what, and where."""
+
+    plan: Plan
+    keys: list[str]  # of the masks of every fold
+    masks: ShardSet
+    model_uri: str
+    model_info: dict[str, Any]
+    output: str
+
+    @property
+    def count(self) -> int:
+        """Samples planned."""
+        return self.plan.settings.folds * len(self.keys)
+
+
+def generate(config: Config, demo: bool) -> None:
+    """Makes the synthetic set of a configuration; goes on where an attempt ended; does nothing if it is complete.
+
+    Raises:
+        UserError: no model, no mask set, masks of another size than the model's, an output that holds another plan.
+        SiamdiffError: shards could not be made, or the finished set is not whole.
+    """
+    job = _prepare(config)
+    names = [shard.name for shard in job.plan.shards(job.keys)]
+    done = finished_shards(job.output)
+    todo = [shard for shard in job.plan.shards(job.keys) if shard.name not in done]
+    log.info(
+        "plan %s: %d samples in %d shards, %d to make", job.plan.digest, job.count, len(names), len(todo)
+    )
+    if not todo and _is_latest(config, job):
+        log.info("nothing to do: %s is complete", job.output)
+        return
+    with Status(job.output, total=len(names), done=len(names) - len(todo)).reporting() as status:
+        if todo:
+            status.write(phase="generating")
+            failures = _make(config, job, todo, status)
+            _refuse_leftovers(job, names, failures)
+        status.write(phase="verifying")
+        _finish(config, job, names, demo)
+
+
+def _prepare(config: Config) -> Job:
+    """Opens the inputs, checks that they fit, and claims the output for the plan."""
+    settings = config.generate
+    assert settings.model and settings.masks and config.root, "resolve() comes first"
+    info = read_info(settings.model)
+    masks = ShardSet.open(settings.masks)
+    resolution = masks.manifest.resolution
+    if resolution != info["resolution"]:
+        raise UserError(
+            f"the masks of {masks.uri} have {resolution} pixels a side, the model at {settings.model} was trained with "
+            f"{info['resolution']}; both must be equal: ingest with --data.resolution {info['resolution']}, or name "
+            "another --generate.model"
+        )
+    plan = Plan.of(settings, masks=masks.digest, model=info["model_digest"], resolution=resolution)
+    keys = plan.choose(masks.keys(settings.split))
+    if not keys:
+        raise UserError(
+            f"{masks.uri} has no samples in split {settings.split!r} (it has {masks.manifest.splits}); "
+            "choose another with --generate.split"
+        )
+    output = settings.output or storage.join(config.root, "synthetic", plan.digest)
+    _claim(output, plan)
+    storage.write_bytes(storage.join(output, "config.yaml"), config.to_yaml().encode())
+    return Job(plan, keys, masks, settings.model, info, output)
+
+
+def _claim(output: str, plan: Plan) -> None:
+    """Writes plan.json first of all, or checks that the output belongs to this plan already."""
+    uri = storage.join(output, PLAN)
+    content = plan.model_dump(mode="json")
+    if not storage.exists(uri):
+        foreign = next(iter(storage.list_files(output)), None)
+        if foreign not in (None, PLAN):
+            raise UserError(
+                f"{output} holds files that are not of a synthetic set ({foreign}); give an empty folder with "
+                "--generate.output, or leave it out"
+            )
+        if storage.put_if_absent(uri, storage.canonical_json(content)):
+            return
+    earlier = storage.read_json(uri)
+    differences = plan.differences(earlier)
+    if differences:
+        raise UserError(
+            f"{output} holds another plan: {'; '.join(differences[:4])}; give the same values, or another "
+            "--generate.output"
+        )
+
+
+def _make(config: Config, job: Job, todo: list[ShardPlan], status: Status) -> dict[str, str]:
+    """Makes shards on the cluster. Returns what went wrong: {shard: reason}; the job's own end under ""."""
+    import ray.exceptions
+
+    cluster.connect()
+    actors = min(config.generate.actors, len(todo))
+    _check_room(config, actors)
+    progress = Progress(status, len(todo))
+    failures: dict[str, str] = {}
+    try:
+        for result in _results(config, job, todo, actors):
+            if result["error"]:
+                failures[result["name"]] = result["error"]
+                log.warning("shard %s failed: %s", result["name"], result["error"])
+            progress.add(result)
+    except ray.exceptions.RayError as error:
+        log.exception("the cluster gave up")
+        failures[""] = str(error).strip().splitlines()[-1]
+    return failures
+
+
+def _results(config: Config, job: Job, todo: list[ShardPlan], actors: int) -> Iterator[dict[str, Any]]:
+    """One row per finished or failed shard, as they come."""
+    import ray
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    read: Any = read_masks  # Ray's type of what it maps with knows no further arguments
+    actor: Any = SamplerActor
+    rows = [
+        {"name": shard.name, "fold": shard.fold, "kind": shard.mask_kind, "keys": list(shard.mask_keys)}
+        for shard in todo
+    ]
+    results = (
+        ray.data.from_items(rows, override_num_blocks=len(rows))
+        .map(
+            read,
+            fn_kwargs={"masks_uri": job.masks.uri, "plan": job.plan},
+            compute=ray.data.TaskPoolStrategy(size=actors),  # a reader is far faster than a sampler
+            num_cpus=READ_CPUS,
+        )
+        .map(
+            actor,
+            fn_constructor_kwargs={
+                "plan": job.plan,
+                "model_uri": job.model_uri,
+                "output": job.output,
+                "device": "cuda" if config.cluster.gpus else "cpu",
+                "threads": config.cluster.threads,
+                "attempts": ray.remote(num_cpus=0)(Attempts).remote(),
+            },
+            # One shard at work, one ready to follow it.
+            compute=ray.data.ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=2),
+            num_cpus=config.cluster.actor_cpus,
+            num_gpus=config.cluster.gpus or None,
+        )
+    )
+    batches: Any = results.iter_batches(batch_size=1, prefetch_batches=0, batch_format="pyarrow")
+    for batch in batches:
+        yield from batch.to_pylist()
+
+
+def _check_room(config: Config, actors: int) -> None:
+    """Actors that fit nowhere would be waited for without end."""
+    import ray
+
+    have = ray.cluster_resources()
+    need = {"CPU": actors * config.cluster.actor_cpus + READ_CPUS, "GPU": actors * config.cluster.gpus}
+    short = [
+        f"{need[name]:g} {name} of {have.get(name, 0):g}" for name in need if need[name] > have.get(name, 0)
+    ]
+    if not short:
+        return
+    message = f"{actors} sampler actors and the reader need {' and '.join(short)}"
+    if os.environ.get("RAY_ADDRESS"):
+        log.warning("%s: waiting for nodes", message)
+        return
+    raise UserError(f"{message}; lower generate.actors, cluster.actor_cpus or cluster.gpus")
+
+
+class Progress:
+    """Shards and images done, in the log, in status.json and as metrics."""
+
+    def __init__(self, status: Status, todo: int) -> None:
+        from ray.util.metrics import Gauge
+
+        self.status, self.todo, self.images, self.shards = status, todo, 0, 0
+        self.started = self.logged = time.monotonic()
+        self._done, planned = (
+            Gauge(metric.name, description=metric.meaning)
+            for metric in (metrics.GENERATE_DONE, metrics.GENERATE_PLANNED)
+        )
+        planned.set(status.total)
+        self._done.set(status.done)
+
+    def add(self, result: dict[str, Any]) -> None:
+        """Takes the row of one shard."""
+        self.shards += 1
+        self.images += result["count"]
+        self.status.done += not result["error"]
+        now = time.monotonic()
+        if now - self.logged < LOG_SECONDS and self.shards < self.todo:
+            return
+        self.logged = now
+        left = self.todo - self.shards
+        seconds = now - self.started
+        log.info(
+            "%d shards done, %d left, %.2f images/s, about %.0f s to go",
+            self.status.done,
+            self.status.total - self.status.done,
+            self.images / seconds,
+            seconds / self.shards * left,
+        )
+        self._done.set(self.status.done)
+        self.status.write()
+
+
+def _refuse_leftovers(job: Job, names: Sequence[str], failures: dict[str, str]) -> None:
+    """What counts is what lies in the store, whatever the actors said.
+
+    Raises:
+        SiamdiffError: shards are missing; says how many and why.
+    """
+    done = finished_shards(job.output)
+    left = [name for name in names if name not in done]
+    if not left:
+        return
+    reasons = [failures[name] for name in (*left, "") if name in failures]
+    why = f": {reasons[0]}" if reasons else ""
+    more = f" ({len(set(reasons)) - 1} other reasons in the log)" if len(set(reasons)) > 1 else ""
+    raise SiamdiffError(
+        f"{len(left)} of {len(names)} shards could not be made ({', '.join(left[:3])}{', ...' if left[3:] else ''})"
+        f"{why}{more}; run the same command again to make just those"
+    )
+
+
+def _finish(config: Config, job: Job, names: Sequence[str], demo: bool) -> None:
+    """Declares the set complete, reads it again, and points `latest.json` to it."""
+    masks, info = job.masks.manifest, job.model_info
+    manifest = finish_set(
+        job.output,
+        names,
+        kind="synthetic",
+        resolution=job.plan.settings.resolution,
+        demo=demo or masks.demo or info["demo"],
+        license=_joined(masks.license, info["license"]),
+        permitted_use=_joined(masks.permitted_use, info["permitted_use"]),
+        made_from={
+            "masks": {"uri": job.masks.uri, "digest": job.masks.digest},
+            "model": {"uri": job.model_uri, "digest": job.plan.model, "data_digest": info["data_digest"]},
+            "plan": {"digest": job.plan.digest} | job.plan.model_dump(mode="json"),
+        },
+    )
+    problems = verify(job.output)
+    if manifest.count != job.count:
+        problems.append(f"it holds {manifest.count} samples, {job.count} were planned")
+    if problems:
+        raise SiamdiffError(
+            f"{job.output} is not whole: {problems[0]} ({len(problems)} problems; python -m siamdiff verify "
+            f"{job.output} lists them); delete what is damaged and run the same command again"
+        )
+    storage.write_json(_latest_uri(config), _latest(job))
+    log.info("%d synthetic samples: %s", manifest.count, job.output)
+
+
+def _joined(of_masks: str, of_model: str) -> str:
+    """Both terms where they differ: the set is bound by the one and the other."""
+    return of_masks if of_masks == of_model else f"{of_masks}; {of_model}"
+
+
+def _latest_uri(config: Config) -> str:
+    assert config.root
+    return storage.join(config.root, "synthetic", LATEST)
+
+
+def _latest(job: Job) -> dict[str, str]:
+    return {"uri": job.output, "plan": job.plan.digest}
+
+
+def _is_latest(config: Config, job: Job) -> bool:
+    """Whether this plan's set was completed and verified, and is the latest."""
+    uri = _latest_uri(config)
+    if not storage.exists(uri) or not storage.exists(storage.join(job.output, MANIFEST)):
+        return False
+    return storage.read_json(uri) == _latest(job)

@@ -1,0 +1,108 @@
+"""The actors of bulk generation: each holds the model on one device, samples shard after shard and writes them."""
+
+import fcntl
+import pickle
+import shutil
+import time
+import uuid
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+
+from infra import logs
+from infra.masks import SHARD_FAILURES, one_line
+from siamdiff import storage
+from siamdiff.data.shards import write_shard
+from siamdiff.data.shardset import cache_folder
+from siamdiff.errors import SiamdiffError
+from siamdiff.model.base import folder_digest
+from siamdiff.model.folder import load_model
+from siamdiff.sampling.plan import Plan
+from siamdiff.sampling.shard import ShardSampler
+
+MAX_ATTEMPTS = 4  # at one shard, each but the last ended by the death of its actor
+
+
+class Attempts:
+    """How often each shard was begun, counted where the death of a sampler does not reach.
+
+    Ray Data restarts a dead actor and gives it its row again, without end: a shard whose sampling kills its actor
+    every time would be tried for ever.
+    """
+
+    def __init__(self) -> None:
+        self._begun: Counter[str] = Counter()
+
+    def begin(self, shard: str) -> int:
+        """Counts one more attempt; returns their number."""
+        self._begun[shard] += 1
+        return self._begun[shard]
+
+
+class SamplerActor:
+    """A model on one device, fed with one shard's masks at a time.
+
+    Args:
+        plan: what is sampled.
+        model_uri, output: where the model lies, where shards go.
+        device: "cpu" or "cuda".
+        threads: of PyTorch; their number changes the last bits.
+        attempts: handle of the `Attempts` actor.
+    """
+
+    def __init__(
+        self, plan: Plan, model_uri: str, output: str, device: str, threads: int, attempts: Any
+    ) -> None:
+        logs.in_worker()
+        torch.set_num_threads(threads)
+        torch.backends.cudnn.benchmark = False  # another choice of kernels, other last bits
+        torch.backends.cudnn.deterministic = True
+        model = load_model(str(model_on_this_node(model_uri, plan.model)), device)
+        self.sampler = ShardSampler(model, plan)
+        self.output = output
+        self.attempts = attempts
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Samples and writes one shard: {name, count, seconds, error}."""
+        started = time.monotonic()
+        count, error = 0, row["error"]
+        attempt: Any = ray.get(self.attempts.begin.remote(row["name"]))
+        if not error and attempt > MAX_ATTEMPTS:
+            error = f"its sampler died {MAX_ATTEMPTS} times; look for its last words in the log above"
+        if not error:
+            try:
+                samples = self.sampler.samples(pickle.loads(row["conditions"]))
+                count = write_shard(self.output, row["name"], samples, made_by=self.sampler.made_by()).count
+            except SHARD_FAILURES as failure:
+                error = one_line(failure)
+        return {"name": row["name"], "count": count, "seconds": time.monotonic() - started, "error": error}
+
+
+def model_on_this_node(uri: str, digest: str) -> Path:
+    """A local folder with the model `digest`: its own where it is local, else a copy that this node's actors share.
+
+    Raises:
+        SiamdiffError: another model lies under `uri` by now.
+    """
+    in_place = storage.local_path(uri)
+    if in_place is not None:
+        return in_place
+    folder = cache_folder() / "models" / digest
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with open(folder.with_suffix(".lock"), "wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.is_dir():
+            partial = folder.with_suffix(f".{uuid.uuid4().hex}")
+            try:
+                storage.download_folder(uri, partial)
+                if folder_digest(partial) != digest:
+                    raise SiamdiffError(
+                        f"the model at {uri} was replaced or damaged while the job ran; run it again"
+                    )
+                partial.rename(folder)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+    return folder

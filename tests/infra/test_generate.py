@@ -1,0 +1,228 @@
+"""Bulk generation on a real local Ray: every planned sample once, the same bytes whatever happens on the way."""
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from infra import cluster
+from infra.generate import generate
+from siamdiff import storage
+from siamdiff.config import Config
+from siamdiff.data.shards import finished_shards, marker_uri, read_marker, tar_uri
+from siamdiff.data.shardset import ShardSet, verify
+from siamdiff.errors import SiamdiffError, UserError
+from siamdiff.model.folder import read_info
+from tests.tiny_model import write_masks, write_model
+
+SHARDS = [f"fold{fold}-{number:06d}" for fold in (0, 1) for number in (0, 1, 2)]
+
+
+def configure(root, **settings):
+    chosen = {"folds": 2, "fold_masks": ["real", "random"], "steps": 12, "batch_size": 3, "shard_size": 4}
+    fields = {"root": root, "data": {"source": "polyps"}, "train": {"run": "a"}}
+    return Config(**fields, generate={**chosen, **settings}).resolve()
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """A root with a mask set of 10 and a model."""
+    folder = tmp_path_factory.mktemp("generate")
+    config = configure(str(folder / "root"))
+    masks = write_masks(config.generate.masks, 10, splits=("train", "val"))
+    write_model(config.generate.model, folder / "base", masks)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def root(workplace):
+    return str(workplace / "root")
+
+
+@pytest.fixture(scope="module")
+def ray(s3):
+    import ray
+
+    cluster.connect()
+    yield ray
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(ray, root):
+    """The set as one actor makes it, and the hashes of its shards."""
+    config = configure(root)
+    generate(config, demo=False)
+    latest = storage.read_json(storage.join(root, "synthetic", "latest.json"))
+    return latest["uri"], hashes(latest["uri"])
+
+
+def hashes(uri):
+    return {shard.name: shard.sha256 for shard in ShardSet.open(uri).manifest.shards}
+
+
+def sampler_processes():
+    """Process ids of the sampler actors that this process's Ray has started."""
+    parents, titles = {}, {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+            titles[int(stat.parent.name)] = (stat.parent / "cmdline").read_bytes()
+        except OSError:
+            continue  # it ended meanwhile
+
+    def is_ours(pid):
+        while pid in parents and pid != os.getpid():
+            pid = parents[pid]
+        return pid == os.getpid()
+
+    return [pid for pid, title in titles.items() if b"SamplerActor" in title and is_ours(pid)]
+
+
+def kill_samplers(output, times=1):
+    """Kills a sampler actor as soon as the first shard is there, and again after each further one."""
+
+    def run():
+        for round in range(times):
+            while len(finished_shards(output)) <= round or not sampler_processes():
+                time.sleep(0.05)
+            pid = sampler_processes()[0]
+            os.kill(pid, signal.SIGKILL)
+            killed.append(pid)
+            time.sleep(0.5)
+
+    killed: list[int] = []
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    return killed, thread
+
+
+@pytest.mark.cluster
+def test_every_planned_sample_is_made_once(undisturbed, root, caplog):
+    uri, made = undisturbed
+    synthetic = ShardSet.open(uri)
+    assert list(made) == SHARDS and synthetic.manifest.count == len(synthetic) == 20
+    assert verify(uri) == []
+    real = ShardSet.open(configure(root).generate.masks)
+    pairs = {(row["parent"], row["fold"]) for row in synthetic.index.to_pylist()}
+    assert pairs == {(key, fold) for key in real.keys("train") for fold in (0, 1)}
+    assert synthetic.manifest.splits == {"train": 20}
+    assert (synthetic.manifest.license, synthetic.manifest.demo) == ("CC-BY-4.0", False)
+    assert synthetic.manifest.made_from["masks"]["digest"] == real.digest
+    assert storage.name_of(uri) == synthetic.manifest.made_from["plan"]["digest"]
+    assert read_marker(uri, SHARDS[0]).made_by["precision"] == "float32"
+    assert storage.read_json(storage.join(uri, "status.json"))["phase"] == "finished"
+
+    before = storage.list_files(uri), Path(uri, "dataset.json").stat().st_mtime_ns
+    with caplog.at_level("INFO"):
+        generate(configure(root, actors=2), demo=False)
+    assert "nothing to do" in caplog.text
+    assert (storage.list_files(uri), Path(uri, "dataset.json").stat().st_mtime_ns) == before
+
+
+@pytest.mark.cluster
+def test_two_actors_on_s3_one_killed_give_the_same_bytes(undisturbed, root, s3, monkeypatch, tmp_path):
+    monkeypatch.setenv("SIAMDIFF_CACHE", str(tmp_path))
+    there = s3.new_root()
+    storage.upload_folder(there, Path(root))
+    output = storage.join(there, "named")
+    killed, thread = kill_samplers(output)
+    generate(configure(there, actors=2, output=output), demo=False)
+    thread.join(timeout=10)
+    assert killed and hashes(output) == undisturbed[1]
+    assert storage.read_json(storage.join(there, "synthetic", "latest.json"))["uri"] == output
+
+
+@pytest.mark.cluster
+def test_what_could_not_be_made_is_an_error_and_the_next_run_makes_just_that(undisturbed, workplace, root):
+    output = str(workplace / "again")
+    storage.upload_folder(output, Path(undisturbed[0]))
+    storage.delete(storage.join(output, "dataset.json"))
+    broken, lost = SHARDS[1], SHARDS[4]
+    for name in (broken, lost):
+        storage.delete(marker_uri(output, name))
+        storage.delete(tar_uri(output, name))
+    storage.write_bytes(tar_uri(output, broken), b"no tar")
+    with pytest.raises(
+        SiamdiffError, match=rf"1 of 6 shards could not be made \({broken}\): .*damaged"
+    ) as error:
+        generate(configure(root, output=output), demo=False)
+    assert error.value.exit_code == 1
+    assert finished_shards(output) == set(SHARDS) - {broken}
+    assert not storage.exists(storage.join(output, "dataset.json"))
+    assert storage.read_json(storage.join(output, "status.json"))["exit_code"] == 1
+
+    storage.delete(tar_uri(output, broken))
+    others = {name: os.stat(tar_uri(output, name)).st_mtime_ns for name in SHARDS if name != broken}
+    generate(configure(root, output=output), demo=False)
+    assert hashes(output) == undisturbed[1]
+    assert {name: os.stat(tar_uri(output, name)).st_mtime_ns for name in others} == others
+
+
+@pytest.mark.cluster
+def test_more_actors_than_fit_are_refused_at_once(ray, root):
+    with pytest.raises(UserError, match=r"generate\.actors"):
+        generate(configure(root, actors=500, shard_size=1, folds=60), demo=False)
+
+
+def test_a_driver_killed_after_the_last_shard_is_finished_without_a_cluster(undisturbed, workplace, root):
+    output = str(workplace / "unfinished")
+    storage.upload_folder(output, Path(undisturbed[0]))
+    storage.delete(storage.join(output, "dataset.json"))
+    generate(configure(root, output=output), demo=True)
+    assert hashes(output) == undisturbed[1] and ShardSet.open(output).manifest.demo
+    assert storage.read_json(storage.join(root, "synthetic", "latest.json"))["uri"] == output
+
+
+@pytest.mark.cluster
+@pytest.mark.soak
+def test_actors_killed_again_and_again_give_the_same_bytes(undisturbed, workplace, root):
+    output = str(workplace / "soaked")
+    killed, thread = kill_samplers(output, times=4)
+    generate(configure(root, output=output, actors=2), demo=False)
+    thread.join(timeout=10)
+    assert len(killed) == 4 and hashes(output) == undisturbed[1]
+
+
+def test_an_output_with_another_plan_is_refused_naming_the_fields(workplace, root):
+    output = str(workplace / "taken")
+    storage.write_json(
+        storage.join(output, "plan.json"),
+        plan_of(root, steps=9, guidance=2.0).model_dump(mode="json"),
+    )
+    with pytest.raises(UserError, match=r"guidance was 2\.0, is now 9\.0; steps was 9, is now 12"):
+        generate(configure(root, output=output), demo=False)
+
+
+def test_an_output_with_foreign_files_is_refused(workplace, root):
+    output = str(workplace / "foreign")
+    storage.write_bytes(storage.join(output, "notes.txt"), b"mine")
+    with pytest.raises(UserError, match=r"notes\.txt"):
+        generate(configure(root, output=output), demo=False)
+    assert list(storage.list_files(output)) == ["notes.txt"]
+
+
+def test_missing_inputs_are_the_users_mistake(workplace, root, tmp_path):
+    with pytest.raises(UserError, match=r"no model at .*jobs/train\.py"):
+        generate(configure(root, model=str(tmp_path / "none")), demo=False)
+    with pytest.raises(UserError, match="not a complete set"):
+        generate(configure(root, masks=str(tmp_path / "none")), demo=False)
+    with pytest.raises(UserError, match=r"no samples in split 'test' .*'val': 10"):
+        generate(configure(root, split="test"), demo=False)
+
+
+def test_masks_of_another_size_than_the_models_are_refused(root, tmp_path):
+    write_masks(str(tmp_path / "large"), 1, resolution=64)
+    with pytest.raises(UserError, match=r"have 64 pixels a side, .* trained with 32"):
+        generate(configure(root, masks=str(tmp_path / "large")), demo=False)
+
+
+def plan_of(root, **settings):
+    from siamdiff.sampling.plan import Plan
+
+    config = configure(root, **settings).generate
+    masks, info = ShardSet.open(config.masks), read_info(config.model)
+    return Plan.of(config, masks=masks.digest, model=info["model_digest"], resolution=32)
