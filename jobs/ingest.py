@@ -1,0 +1,13 @@
+"""Raw images and masks become a shard set.
+
+    python jobs/ingest.py --data.source MYFOLDER --root s3://bucket/polyps
+    python jobs/ingest.py                                     # the demo: phantoms
+
+MYFOLDER holds images/ and masks/ with the same names, or is a .jsonl file of source, target, prompt.
+"""
+
+from infra.ingest import ingest
+from infra.job import run
+
+if __name__ == "__main__":
+    run(ingest, __doc__ or "")
