@@ -5,6 +5,7 @@ called FID, and this module computes none on it.
 """
 
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,6 +16,9 @@ from monai.metrics.mmd import MMDMetric
 
 from siamdiff.errors import SiamdiffError
 from siamdiff.evaluation.features import FeatureSpec
+
+FRECHET = "squared Frechet distance of fitted Gaussians, unbiased covariances"
+MMD = "unbiased squared MMD, linear kernel, random subsets of equal counts"
 
 
 @dataclass(frozen=True)
@@ -98,26 +102,44 @@ def compare(
     rng = np.random.default_rng([seed, 0xF1])
     order = rng.permutation(len(real))
     part = min(len(synthetic), len(real) // 2)
-    floor_parts = (real[order[:part]], real[order[part:]]) if part >= 2 else None
-    figures = []
-    for name, definition, distance in (
-        ("frechet", "squared Frechet distance of fitted Gaussians, unbiased covariances", frechet_distance),
-        ("mmd_linear", "unbiased squared MMD, linear kernel, equal counts", _mmd_of_equal_counts),
-    ):
-        figures.append(
-            Figure(
-                name=f"{name}_{spec.label}",
-                definition=definition,
-                value=distance(synthetic, real),
-                reference=reference,
-                n_reference=len(real),
-                n_synthetic=len(synthetic),
-                floor=distance(*floor_parts) if floor_parts else None,
-                floor_counts=(len(floor_parts[0]), len(floor_parts[1])) if floor_parts else None,
-                features=spec,
-            )
-        )
-    return figures, _warnings(len(synthetic), len(real), spec)
+    floor = (real[order[:part]], real[order[part:]]) if part >= 2 else None
+    whole = synthetic, real
+    frechet = _figure("frechet", FRECHET, frechet_distance, whole, floor, spec, reference)
+    whole, floor = _equal_counts(whole, rng), floor and _equal_counts(floor, rng)
+    mmd = _figure("mmd_linear", MMD, mmd_linear, whole, floor, spec, reference)
+    return [frechet, mmd], _warnings(len(synthetic), len(real), spec)
+
+
+def _figure(
+    name: str,
+    definition: str,
+    distance: Callable[[np.ndarray, np.ndarray], float],
+    sets: tuple[np.ndarray, np.ndarray],
+    floor: tuple[np.ndarray, np.ndarray] | None,
+    spec: FeatureSpec,
+    reference: str,
+) -> Figure:
+    synthetic, real = sets
+    return Figure(
+        name=f"{name}_{spec.label}",
+        definition=definition,
+        value=distance(synthetic, real),
+        reference=reference,
+        n_reference=len(real),
+        n_synthetic=len(synthetic),
+        floor=distance(*floor) if floor else None,
+        floor_counts=(len(floor[0]), len(floor[1])) if floor else None,
+        features=spec,
+    )
+
+
+def _equal_counts(
+    sets: tuple[np.ndarray, np.ndarray], rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Random subsets of both with as many rows as the smaller has."""
+    x, y = sets
+    count = min(len(x), len(y))
+    return rng.permutation(x)[:count], rng.permutation(y)[:count]
 
 
 def _warnings(n_synthetic: int, n_real: int, spec: FeatureSpec) -> list[str]:
@@ -128,13 +150,6 @@ def _warnings(n_synthetic: int, n_real: int, spec: FeatureSpec) -> list[str]:
         f"frechet_{spec.label}: {smaller} samples for {spec.dimensions} feature dimensions; the value is biased "
         "upwards, compare it only with its floor or with sets of the same counts"
     ]
-
-
-def _mmd_of_equal_counts(x: np.ndarray, y: np.ndarray) -> float:
-    """MMD on the first min(N, M) rows of a fixed shuffle of each set."""
-    count = min(len(x), len(y))
-    rng = np.random.default_rng(0x33D)
-    return mmd_linear(x[rng.permutation(len(x))[:count]], y[rng.permutation(len(y))[:count]])
 
 
 def _same_space(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -65,10 +65,12 @@ def test_neither_order_of_samples_nor_of_sets_matters() -> None:
 def test_figures_name_network_reference_counts_and_floor() -> None:
     figures, warnings = compare(features(1, 20, shift=3.0), features(2, 50), SPEC, "train", seed=0)
     assert [figure.name for figure in figures] == ["frechet_toy", "mmd_linear_toy"]
+    frechet, mmd = figures
+    assert (frechet.reference, frechet.n_reference, frechet.n_synthetic) == ("train", 50, 20)
+    assert frechet.floor_counts == (20, 30)  # disjoint, the first as large as the synthetic set
+    assert (mmd.n_reference, mmd.n_synthetic, mmd.floor_counts) == (20, 20, (20, 20))  # it needs equal counts
     for figure in figures:
-        assert (figure.reference, figure.n_reference, figure.n_synthetic) == ("train", 50, 20)
         assert figure.floor is not None and figure.floor < figure.value  # real is closer to real
-        assert figure.floor_counts == (20, 30)  # disjoint, the first as large as the synthetic set
     assert warnings == []
 
 

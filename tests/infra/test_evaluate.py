@@ -69,7 +69,7 @@ def finish(uri, names, kind, side):
 @pytest.fixture(scope="module")
 def root(s3):
     """A root in the store with a real set and a synthetic one that generation left as the latest."""
-    root = storage.join(s3.bucket_uri, "evaluate")
+    root = s3.new_root()
     real = write_real(storage.join(root, "data"))
     synthetic = write_synthetic(storage.join(root, "synthetic", "plan"), real)
     storage.write_json(storage.join(root, "synthetic", "latest.json"), {"uri": synthetic.uri})
