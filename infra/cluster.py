@@ -4,19 +4,18 @@ import logging
 import os
 import warnings
 
-# Ray reads these while it is imported. Token authentication is named because Ray's clients default to none;
-# nothing is reported to anyone; worker output is passed on once.
-os.environ.setdefault("RAY_AUTH_MODE", "token")
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
-os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
-os.environ.setdefault("RAY_DEDUP_LOGS", "1")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
-os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-
-import ray
+# Ray and the libraries read these while they are imported.
+DEFAULTS = {
+    "RAY_AUTH_MODE": "token",  # Ray's clients would default to none and be refused
+    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is reported to anyone
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # every line once
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # nobody listens to its notices, and its start logs an error
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+for _name, _value in DEFAULTS.items():
+    os.environ.setdefault(_name, _value)
 
 log = logging.getLogger(__name__)
 
@@ -26,13 +25,15 @@ def connect() -> None:
 
     Credentials of the object store are not passed on: each process has them from its own environment or role.
     """
+    import ray
+
     if ray.is_initialized():
         return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Ray's own start, not ours
         ray.init(
             address=os.environ.get("RAY_ADDRESS", "local"),
-            include_dashboard=False,
+            include_dashboard=True,  # on loopback; Ray Train asks its state API
             log_to_driver=True,
             logging_level=logging.WARNING,
             configure_logging=True,
@@ -41,4 +42,6 @@ def connect() -> None:
 
 
 def _resources() -> dict[str, float]:
+    import ray
+
     return {name: amount for name, amount in ray.cluster_resources().items() if name in ("CPU", "GPU")}

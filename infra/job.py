@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from infra import logs
 from siamdiff import storage
 from siamdiff.config import PHANTOM, Config, load
 from siamdiff.errors import SiamdiffError
@@ -23,11 +24,7 @@ def run(stage: Callable[[Config, bool], None], description: str, argv: list[str]
     Exit codes: 0 done (also: nothing to do), 2 the user's mistake, 1 everything else. The last line on stderr is the
     message; a traceback is shown only for a fault of our own.
     """
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
-    )
-    for chatty in ("botocore", "aiobotocore", "httpx", "DeepSpeed", "fsspec", "s3fs"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    logs.in_job()
     try:
         config, is_default = load(sys.argv[1:] if argv is None else argv, DEMO, description)
         assert config.root

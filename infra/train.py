@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from infra import cluster, metrics
+from infra import cluster, logs, metrics
 from infra.ingest import ingest
 from infra.zero import DeepSpeedEngine
 from siamdiff import storage
@@ -82,7 +82,7 @@ def prepare_base(config: Config) -> None:
 
 
 def _prepare_base(fields: dict[str, Any], cores: int) -> None:
-    _log_in_worker()
+    logs.in_worker()
     torch.set_num_threads(cores)
     bases.prepare_base(Config(**fields))
 
@@ -157,12 +157,6 @@ def _first_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[0]
 
 
-def _log_in_worker() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
-    for chatty in ("DeepSpeed", "ray", "botocore", "aiobotocore", "httpx"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
-
-
 def _worker(arguments: dict[str, Any]) -> None:
     """What each training process runs."""
     import warnings
@@ -170,7 +164,7 @@ def _worker(arguments: dict[str, Any]) -> None:
     warnings.filterwarnings(
         "ignore", category=FutureWarning
     )  # of torch, about DeepSpeed's use of its collectives
-    _log_in_worker()
+    logs.in_worker()
     config = Config(**arguments["config"])
     torch.set_num_threads(config.cluster.threads)
     train_loop(config, arguments["base_uri"], RayContext(), _deepspeed_engine)

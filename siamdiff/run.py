@@ -88,10 +88,18 @@ class Status:
 
     @contextmanager
     def reporting(self) -> Iterator["Status"]:
-        """Writes how the block ended: finished (0), or failed with its exit code and message."""
+        """Writes how the block ended: finished (0), or failed with its exit code and message.
+
+        A mistake in calling a finished job again leaves its status as it was.
+        """
+        uri = storage.join(self.uri, "status.json")
+        earlier = _read(uri)
         try:
             yield self
         except BaseException as error:
+            if isinstance(error, UserError) and earlier.get("phase") == "finished":
+                storage.write_json(uri, earlier)
+                raise
             code = error.exit_code if isinstance(error, SiamdiffError) else 1
             message = str(error) or type(error).__name__
             self.write(phase="failed", error=message, exit_code=code)

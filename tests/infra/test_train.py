@@ -1,0 +1,159 @@
+"""Training on a real cluster: two workers, ZeRO, a real store; workers and drivers that are killed."""
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+
+from infra.train import train
+from siamdiff import storage
+from siamdiff.config import Config
+from siamdiff.errors import UserError
+from siamdiff.training import bases, checkpoint
+from tests import jobs
+from tests.sets import small_config, write_phantoms
+
+STEPS = 24
+
+
+def losses(config: Config) -> list[float]:
+    lines = storage.read_bytes(f"{config.run_uri()}/metrics.jsonl").splitlines()
+    return [json.loads(line)["L"] for line in lines]
+
+
+def consumed(config: Config) -> list[int]:
+    """Positions of the stream in the order of the log."""
+    folder = f"{config.run_uri()}/logs/keys"
+    rows = []
+    for name in storage.list_files(folder):
+        rows += [json.loads(line) for line in storage.read_bytes(f"{folder}/{name}").splitlines()]
+    return [position for row in rows for position in row["positions"]]
+
+
+def configure(root: str, run: str, **fields: object) -> Config:
+    settings = {
+        "run": run,
+        "steps": STEPS,
+        "checkpoint_steps": 4,
+        "engine": "deepspeed",
+        "workers": 2,
+    } | fields
+    return small_config(root, train=settings)
+
+
+@pytest.fixture(scope="module")
+def root(s3) -> str:
+    """A root in the store, with a set and a base that all runs share."""
+    uri = s3.new_root()
+    write_phantoms(f"{uri}/data")
+    bases.prepare_base(small_config(uri))
+    return uri
+
+
+@pytest.fixture(scope="module")
+def one_process(root: str) -> Config:
+    """The same training without Ray and DeepSpeed."""
+    config = configure(root, "plain", engine="torch", workers=1)
+    train(config, True)
+    return config
+
+
+@pytest.mark.cluster
+def test_two_workers_one_of_them_killed_train_as_one_process_does(root, one_process, tmp_path: Path):
+    config = configure(root, "killed")
+    process = jobs.start("train", "--config", jobs.config_file(config, tmp_path), log=tmp_path / "log")
+    jobs.wait_for(lambda: 4 in checkpoint.complete_steps(config.run_uri()), process)
+    victims = jobs.descendants(process, "ray::RayTrainWorker")
+    assert len(victims) == 2
+    victims[0].send_signal(signal.SIGKILL)
+    assert process.wait(timeout=300) == 0, (tmp_path / "log").read_text()[-3000:]
+
+    log = (tmp_path / "log").read_text()
+    assert "a worker was lost" in log
+    assert "resuming after step" in log
+    assert losses(config) == pytest.approx(losses(one_process), rel=1e-4)
+    assert consumed(config) == list(range(4 * STEPS))
+    status = storage.read_json(f"{config.run_uri()}/status.json")
+    assert (status["phase"], status["done"], status["left"], status["exit_code"]) == ("finished", STEPS, 0, 0)
+    assert storage.exists(f"{config.run_uri()}/model/siamdiff.json")
+    assert not storage.exists(f"{config.run_uri()}/lease.json")
+
+
+def test_a_finished_run_says_so_and_does_nothing(one_process: Config, caplog: pytest.LogCaptureFixture):
+    before = storage.list_files(f"{one_process.run_uri()}/checkpoints")
+    with caplog.at_level("INFO"):
+        train(one_process, True)
+    assert "is finished already" in caplog.text
+    assert storage.list_files(f"{one_process.run_uri()}/checkpoints") == before
+
+
+def test_the_same_name_with_another_configuration_is_refused(root, one_process: Config):
+    other = configure(root, "plain", engine="torch", workers=1, steps=STEPS + 1)
+    with pytest.raises(UserError, match=r"train\.steps was 24, is now 25"):
+        train(other, True)
+    status = storage.read_json(f"{one_process.run_uri()}/status.json")
+    assert status["exit_code"] == 0
+
+
+def test_a_set_of_another_size_is_refused(root):
+    config = small_config(root, size=64, train={"run": "large", "engine": "torch"})
+    with pytest.raises(UserError, match=r"holds images of 32 pixels, data\.resolution is 64"):
+        train(config, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data.source", "/nowhere", "--data.uri", "/nowhere/set"], "dataset.json"),
+        (["--model.base", "/nowhere"], "no base at /nowhere"),
+    ],
+)
+def test_a_mistake_ends_with_2_and_one_line(root, arguments: list[str], message: str, tmp_path: Path):
+    config = configure(root, "mistake", engine="torch", workers=1)
+    result = jobs.run("train", "--config", jobs.config_file(config, tmp_path), *arguments)
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    assert jobs.last_line(result).startswith("error: ")
+    assert message in jobs.last_line(result)
+    assert storage.read_json(f"{config.run_uri()}/status.json")["exit_code"] == 2
+
+
+@pytest.mark.soak
+@pytest.mark.cluster
+def test_a_killed_driver_goes_on_by_the_same_command(root, tmp_path: Path):
+    whole = configure(root, "uninterrupted")
+    train(whole, True)
+    config = configure(root, "driver-killed")
+    file = jobs.config_file(config, tmp_path)
+    process = jobs.start("train", "--config", file, log=tmp_path / "log")
+    jobs.wait_for(lambda: 8 in checkpoint.complete_steps(config.run_uri()), process)
+    jobs.kill_tree(process)
+    assert not storage.exists(f"{config.run_uri()}/model/siamdiff.json")
+    result = jobs.run("train", "--config", file)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert losses(config) == pytest.approx(losses(whole), rel=1e-5)
+    assert consumed(config) == consumed(whole) == list(range(4 * STEPS))
+
+
+@pytest.mark.soak
+@pytest.mark.cluster
+@pytest.mark.parametrize("stage", [0, 1, 3])
+def test_every_zero_stage_trains_and_resumes_as_one_process_does(root, one_process, stage: int):
+    config = configure(root, f"zero-{stage}", zero_stage=stage)
+    train(config, True)
+    assert losses(config) == pytest.approx(losses(one_process), rel=1e-4)
+    for step in checkpoint.complete_steps(config.run_uri())[1:]:
+        storage.delete_folder(checkpoint.folder_uri(config.run_uri(), step))
+    storage.delete_folder(f"{config.run_uri()}/model")
+    train(config, True)
+    assert losses(config) == pytest.approx(losses(one_process), rel=1e-4)
+
+
+@pytest.mark.soak
+@pytest.mark.cluster
+def test_one_worker_and_two_have_the_same_losses(root):
+    one, two = configure(root, "one", workers=1), configure(root, "two", workers=2)
+    train(one, True)
+    train(two, True)
+    assert losses(one) == pytest.approx(losses(two), rel=1e-4)
