@@ -1,0 +1,211 @@
+"""A base: the pretrained latent diffusion model that training starts from, in diffusers' Stable Diffusion layout.
+
+Sub-folders vae, unet, text_encoder, tokenizer and scheduler are read; others (safety_checker, feature_extractor)
+are ignored. `siamdiff.json`, where it is present, may name the Dense Hint Input's widths that suit the base.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from siamdiff.errors import UserError
+from siamdiff.model.dhi import HINT_CHANNELS
+
+INFO = "siamdiff.json"
+PARTS = ("vae", "unet", "text_encoder", "tokenizer", "scheduler")
+VAE_FACTOR = 8  # pixels per latent cell and axis; DHI's three patch merges assume it
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Base:
+    """The five parts of a base, in fp32 on the CPU, as loaded from `folder`."""
+
+    vae: AutoencoderKL
+    unet: UNet2DConditionModel
+    text_encoder: CLIPTextModel
+    tokenizer: CLIPTokenizer
+    scheduler: DDIMScheduler
+    folder: Path
+    hint_channels: tuple[int, ...]  # DHI's widths; the paper's unless the base names its own
+
+
+def load_base(folder: str) -> Base:
+    """Loads a base from a local folder; no network, safetensors only, every weight accounted for.
+
+    Raises:
+        UserError: a part is missing, unreadable, lacks weights or has too many, or the parts do not fit each other
+            or the method (noise prediction, 8x VAE).
+    """
+    root = Path(folder)
+    _check_layout(root)
+    vae, unet = _load_network(AutoencoderKL, root, "vae"), _load_network(UNet2DConditionModel, root, "unet")
+    # transformers would else keep the file's precision, diffusers does not
+    text_encoder = _load_network(CLIPTextModel, root, "text_encoder", dtype=torch.float32)
+    base = Base(
+        vae=vae,
+        unet=unet,
+        text_encoder=text_encoder,
+        tokenizer=_read(
+            root, "tokenizer", lambda path: CLIPTokenizer.from_pretrained(path, local_files_only=True)
+        ),
+        scheduler=_read(root, "scheduler", _load_scheduler),
+        folder=root,
+        hint_channels=_hint_channels(root),
+    )
+    _check_fit(base)
+    for network in (vae, unet, text_encoder):
+        network.eval()
+    return base
+
+
+def folder_digest(folder: Path) -> str:
+    """sha256 (hex) over names and bytes of all files below `folder` in the order of their names, but `siamdiff.json`.
+
+    That file is left out since it may name the digest itself; hidden files (download caches) do not count either.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*"), key=lambda path: path.relative_to(folder).as_posix()):
+        relative = path.relative_to(folder)
+        if (
+            not path.is_file()
+            or relative.as_posix() == INFO
+            or any(p.startswith(".") for p in relative.parts)
+        ):
+            continue
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        digest.update(f"{relative.as_posix()}\0{content}\n".encode())
+    return digest.hexdigest()
+
+
+@torch.no_grad()
+def encode_prompts(tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, prompts: Sequence[str]) -> Tensor:
+    """c_t: text states (B, 77, D) on the text encoder's device; longer prompts are cut, shorter ones padded."""
+    tokens = tokenizer(
+        list(prompts),
+        padding="max_length",
+        truncation=True,
+        max_length=tokenizer.model_max_length,
+        return_tensors="pt",
+    )
+    return text_encoder(tokens["input_ids"].to(text_encoder.device)).last_hidden_state  # (B, 77, D)
+
+
+@torch.no_grad()
+def encode_moments(vae: AutoencoderKL, image: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and log variance of the posterior, each (B, 4, H/8, W/8), of images (B, 3, H, W) in [-1, 1]."""
+    moments = vae.encode(image.to(vae.dtype)).latent_dist  # pyright: ignore[reportAttributeAccessIssue]
+    return moments.mean.float(), moments.logvar.float()
+
+
+def sample_latent(mean: Tensor, logvar: Tensor, noise: Tensor, scaling_factor: float) -> Tensor:
+    """z0 = (mean + exp(logvar / 2) noise) * scaling_factor; all (B, 4, h, w), noise standard normal."""
+    return (mean + torch.exp(0.5 * logvar) * noise) * scaling_factor
+
+
+@torch.no_grad()
+def decode_latents(vae: AutoencoderKL, z_0: Tensor) -> np.ndarray:
+    """Images, uint8 (B, H, W, 3), of latents (B, 4, H/8, W/8) that carry the scaling factor."""
+    image = vae.decode((z_0 / vae.config["scaling_factor"]).to(vae.dtype)).sample  # pyright: ignore
+    levels = ((image.float() + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)  # (B, 3, H, W)
+    return levels.permute(0, 2, 3, 1).cpu().numpy()  # (B, H, W, 3)
+
+
+def _check_layout(root: Path) -> None:
+    present = sorted(path.name for path in root.iterdir()) if root.is_dir() else []
+    missing = [part for part in PARTS if not (root / part).is_dir()]
+    if missing:
+        found = ", ".join(present[:10]) or "nothing"
+        raise UserError(
+            f"base {root} lacks {', '.join(name + '/' for name in missing)} (there: {found}); give a Stable Diffusion "
+            f"folder in diffusers' layout with {', '.join(name + '/' for name in PARTS)}, or model.base 'tiny'"
+        )
+
+
+def _read(root: Path, part: str, load: Callable[[Path], T]) -> T:
+    """Runs a library's loader on a part; its failures become one line."""
+    try:
+        return load(root / part)
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"base {root}: {part}/ cannot be loaded ({reason}); give a whole folder in diffusers' layout, "
+            "weights as .safetensors"
+        ) from error
+
+
+def _load_network(kind: Any, root: Path, part: str, **options: Any) -> Any:
+    network, info = _read(
+        root,
+        part,
+        lambda path: kind.from_pretrained(
+            path, local_files_only=True, use_safetensors=True, output_loading_info=True, **options
+        ),
+    )
+    for fault in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if names := sorted(str(name) for name in info[fault]):
+            raise UserError(
+                f"base {root}: {part}/ has {len(names)} {fault.replace('_', ' ')} ({', '.join(names[:3])}"
+                f"{', ...' if len(names) > 3 else ''}); weights and config.json must be of the same {kind.__name__}"
+            )
+    return network
+
+
+def _load_scheduler(path: Path) -> DDIMScheduler:
+    """DDIM on the noise schedule of whatever sampler the base was shipped with (Stable Diffusion: PNDM)."""
+    config = json.loads((path / "scheduler_config.json").read_text())
+    own = {key: value for key, value in config.items() if key in DDIMScheduler._get_init_keys(DDIMScheduler)}
+    return DDIMScheduler(**own)
+
+
+def _hint_channels(root: Path) -> tuple[int, ...]:
+    path = root / INFO
+    named = json.loads(path.read_text()).get("hint_channels") if path.exists() else None
+    return tuple(named) if named else tuple(HINT_CHANNELS)
+
+
+def _check_fit(base: Base) -> None:
+    """Raises UserError for the first of the conditions below that does not hold."""
+    vae, unet, text = base.vae.config, base.unet.config, base.text_encoder.config
+    length = base.tokenizer.model_max_length
+    conditions = [
+        (
+            "vae downsampling factor",
+            2 ** (len(vae["block_out_channels"]) - 1),
+            VAE_FACTOR,
+            "the method's 8x VAE",
+        ),
+        ("unet in_channels", unet["in_channels"], vae["latent_channels"], "the vae's latent_channels"),
+        ("unet out_channels", unet["out_channels"], vae["latent_channels"], "the vae's latent_channels"),
+        (
+            "unet cross_attention_dim",
+            unet["cross_attention_dim"],
+            text.hidden_size,
+            "the text encoder's hidden_size",
+        ),
+        ("tokenizer model_max_length", length, text.max_position_embeddings, "the text encoder's positions"),
+        (
+            "scheduler prediction_type",
+            base.scheduler.config["prediction_type"],
+            "epsilon",
+            "the method's eps loss",
+        ),
+    ]
+    for name, value, needed, meaning in conditions:
+        if value != needed:
+            raise UserError(
+                f"base {base.folder}: {name} is {value}, must be {needed} ({meaning}); "
+                "give a base of Stable Diffusion 1.x's kind, whose parts belong together"
+            )
