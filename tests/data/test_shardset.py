@@ -213,6 +213,11 @@ def rewrite(uri: str, replace: dict[str, bytes]) -> None:
     path.write_bytes(buffer.getvalue())
 
 
+def test_one_damaged_shard_is_all_that_is_said(whole: str) -> None:
+    flip(whole, 3000, "val-000000")
+    assert len(verify(whole)) == 2 and all("val-000000" in problem for problem in verify(whole))
+
+
 def test_members_that_belie_their_json_are_found(whole: str) -> None:
     rewrite(whole, {"mask.png": b"no image"})
     assert any("mask.png has another hash than its JSON says" in problem for problem in verify(whole))
