@@ -24,6 +24,7 @@ from siamdiff.errors import SiamdiffError, UserError
 from siamdiff.model.folder import read_info
 from siamdiff.run import Status
 from siamdiff.sampling.plan import Plan, ShardPlan
+from siamdiff.training.record import readable_seconds
 
 log = logging.getLogger(__name__)
 
@@ -153,6 +154,8 @@ def _results(config: Config, job: Job, todo: list[ShardPlan], actors: int) -> It
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # that there are no bars
     read: Any = read_masks  # Ray's type of what it maps with knows no further arguments
     actor: Any = SamplerActor
     rows = [
@@ -212,8 +215,11 @@ class Progress:
     def __init__(self, status: Status, todo: int) -> None:
         from ray.util.metrics import Gauge
 
-        self.status, self.todo, self.images, self.shards = status, todo, 0, 0
-        self.started = self.logged = time.monotonic()
+        self.status, self.left = status, todo
+        # Counted from the first shard on: before it nodes, processes and models were starting.
+        self.first: float | None = None
+        self.images = self.shards = 0
+        self.logged = time.monotonic()
         self._done, planned = (
             Gauge(metric.name, description=metric.meaning)
             for metric in (metrics.GENERATE_DONE, metrics.GENERATE_PLANNED)
@@ -223,22 +229,23 @@ class Progress:
 
     def add(self, result: dict[str, Any]) -> None:
         """Takes the row of one shard."""
-        self.shards += 1
-        self.images += result["count"]
-        self.status.done += not result["error"]
         now = time.monotonic()
-        if now - self.logged < LOG_SECONDS and self.shards < self.todo:
+        self.left -= 1
+        self.status.done += not result["error"]
+        if self.first is None:
+            self.first = now
+        else:
+            self.images += result["count"]
+            self.shards += 1
+        if now - self.logged < LOG_SECONDS and self.left:
             return
         self.logged = now
-        left = self.todo - self.shards
-        seconds = now - self.started
-        log.info(
-            "%d shards done, %d left, %.2f images/s, about %.0f s to go",
-            self.status.done,
-            self.status.total - self.status.done,
-            self.images / seconds,
-            seconds / self.shards * left,
-        )
+        speed = ""
+        if self.shards:
+            seconds = now - self.first
+            to_go = readable_seconds(seconds / self.shards * self.left)
+            speed = f", {self.images / seconds:.3g} images/s, about {to_go} to go"
+        log.info("%d of %d shards done%s", self.status.done, self.status.total, speed if self.left else "")
         self._done.set(self.status.done)
         self.status.write()
 
@@ -288,7 +295,7 @@ def _finish(config: Config, job: Job, names: Sequence[str], demo: bool) -> None:
             f"{job.output} lists them); delete what is damaged and run the same command again"
         )
     storage.write_json(_latest_uri(config), _latest(job))
-    log.info("%d synthetic samples: %s", manifest.count, job.output)
+    log.info("%d synthetic pairs: %s", manifest.count, job.output)
 
 
 def _joined(of_masks: str, of_model: str) -> str:

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -10,12 +12,15 @@ import pytest
 
 from infra import cluster
 from infra.generate import generate
+from infra.sampler import MAX_ATTEMPTS, Attempts, SamplerActor
 from siamdiff import storage
 from siamdiff.config import Config
 from siamdiff.data.shards import finished_shards, marker_uri, read_marker, tar_uri
 from siamdiff.data.shardset import ShardSet, verify
 from siamdiff.errors import SiamdiffError, UserError
 from siamdiff.model.folder import read_info
+from siamdiff.sampling.plan import Plan
+from tests.conftest import REPOSITORY
 from tests.tiny_model import write_masks, write_model
 
 SHARDS = [f"fold{fold}-{number:06d}" for fold in (0, 1) for number in (0, 1, 2)]
@@ -187,6 +192,38 @@ def test_actors_killed_again_and_again_give_the_same_bytes(undisturbed, workplac
     assert len(killed) == 4 and hashes(output) == undisturbed[1]
 
 
+@pytest.mark.cluster
+@pytest.mark.soak
+def test_a_shard_that_kills_its_sampler_every_time_is_given_up(ray, workplace, root):
+    attempts = ray.remote(num_cpus=0)(Attempts).remote()
+    assert ray.get([attempts.begin.remote(SHARDS[0]) for _ in range(MAX_ATTEMPTS)])[-1] == MAX_ATTEMPTS
+    config = configure(root).generate
+    actor = ray.remote(num_cpus=0.5)(SamplerActor).remote(
+        plan_of(root), config.model, str(workplace / "given-up"), "cpu", 1, attempts
+    )
+    result = ray.get(actor.__call__.remote({"name": SHARDS[0], "conditions": b"", "error": ""}))
+    assert result["count"] == 0 and "died 4 times" in result["error"]
+
+
+@pytest.mark.cluster
+@pytest.mark.soak
+def test_a_killed_driver_and_the_same_command_again_give_the_same_bytes(undisturbed, workplace, root):
+    """The job as a person starts it, killed twice: after the first shard and after the third."""
+    output = str(workplace / "driver")
+    file = workplace / "driver.yaml"
+    file.write_text(configure(root, output=output).to_yaml())
+    for shards in (1, 3):
+        job = subprocess.Popen([sys.executable, "jobs/generate.py", "--config", str(file)], cwd=REPOSITORY)
+        while len(finished_shards(output)) < shards:
+            assert job.poll() is None
+            time.sleep(0.05)
+        job.kill()
+        job.wait()
+        assert not storage.exists(storage.join(output, "dataset.json"))
+    subprocess.run([sys.executable, "jobs/generate.py", "--config", str(file)], cwd=REPOSITORY, check=True)
+    assert hashes(output) == undisturbed[1]
+
+
 def test_an_output_with_another_plan_is_refused_naming_the_fields(workplace, root):
     output = str(workplace / "taken")
     storage.write_json(
@@ -221,8 +258,6 @@ def test_masks_of_another_size_than_the_models_are_refused(root, tmp_path):
 
 
 def plan_of(root, **settings):
-    from siamdiff.sampling.plan import Plan
-
     config = configure(root, **settings).generate
     masks, info = ShardSet.open(config.masks), read_info(config.model)
     return Plan.of(config, masks=masks.digest, model=info["model_digest"], resolution=32)
