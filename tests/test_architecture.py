@@ -22,7 +22,6 @@ MAX_FUNCTION_LINES = 80
 MAX_JOB_LINES = 80
 
 SOURCES = [path for package in PACKAGES for path in sorted((REPOSITORY / package).rglob("*.py"))]
-OURS = [path for path in SOURCES + sorted((REPOSITORY / "tests").rglob("*.py")) if path.stat().st_size]
 
 COMMANDS = [path for path in SOURCES if path.parent == REPOSITORY / "jobs" or path.name == "__main__.py"]
 
@@ -93,4 +92,4 @@ def test_libraries_log_and_do_not_print(path: Path) -> None:
 
 
 def test_sources_are_ascii() -> None:
-    assert [str(path) for path in OURS if not path.read_bytes().isascii()] == []
+    assert [str(path) for path in SOURCES if not path.read_bytes().isascii()] == []
