@@ -33,6 +33,15 @@ LATEST = "latest.json"
 READ_CPUS = 0.25  # of a core, for each reader; as many readers as samplers run at most
 LOG_SECONDS = 5.0
 
+_NEEDED = {
+    "model_digest",
+    "data_digest",
+    "resolution",
+    "demo",
+    "license",
+    "permitted_use",
+}  # of a model's siamdiff.json
+
 
 @dataclass(frozen=True)
 class Job:
@@ -82,6 +91,11 @@ def _prepare(config: Config) -> Job:
     settings = config.generate
     assert settings.model and settings.masks and config.root, "resolve() comes first"
     info = read_info(settings.model)
+    if missing := _NEEDED - info.keys():
+        raise UserError(
+            f"{settings.model} is not a trained model: its siamdiff.json lacks {', '.join(sorted(missing))}; "
+            "name the model/ folder of a finished run with --generate.model"
+        )
     masks = ShardSet.open(settings.masks)
     resolution = masks.manifest.resolution
     if resolution != info["resolution"]:

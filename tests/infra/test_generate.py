@@ -20,9 +20,9 @@ from siamdiff.data.shardset import ShardSet, verify
 from siamdiff.errors import SiamdiffError, UserError
 from siamdiff.model.folder import read_info
 from siamdiff.sampling.plan import Plan
-from tests.conftest import REPOSITORY
 from tests.tiny_model import write_masks, write_model
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 SHARDS = [f"fold{fold}-{number:06d}" for fold in (0, 1) for number in (0, 1, 2)]
 
 
@@ -173,6 +173,7 @@ def test_more_actors_than_fit_are_refused_at_once(ray, root):
         generate(configure(root, actors=500, shard_size=1, folds=60), demo=False)
 
 
+@pytest.mark.cluster
 def test_a_driver_killed_after_the_last_shard_is_finished_without_a_cluster(undisturbed, workplace, root):
     output = str(workplace / "unfinished")
     storage.upload_folder(output, Path(undisturbed[0]))
@@ -224,6 +225,18 @@ def test_a_killed_driver_and_the_same_command_again_give_the_same_bytes(undistur
     assert hashes(output) == undisturbed[1]
 
 
+@pytest.mark.cluster
+@pytest.mark.soak
+def test_two_jobs_at_once_on_one_output_give_the_same_bytes(undisturbed, workplace, root):
+    output = str(workplace / "both")
+    file = workplace / "both.yaml"
+    file.write_text(configure(root, output=output).to_yaml())
+    command = [sys.executable, "jobs/generate.py", "--config", str(file)]
+    jobs = [subprocess.Popen(command, cwd=REPOSITORY) for _ in range(2)]
+    assert [job.wait() for job in jobs] == [0, 0]
+    assert hashes(output) == undisturbed[1] and verify(output) == []
+
+
 def test_an_output_with_another_plan_is_refused_naming_the_fields(workplace, root):
     output = str(workplace / "taken")
     storage.write_json(
@@ -255,6 +268,17 @@ def test_masks_of_another_size_than_the_models_are_refused(root, tmp_path):
     write_masks(str(tmp_path / "large"), 1, resolution=64)
     with pytest.raises(UserError, match=r"have 64 pixels a side, .* trained with 32"):
         generate(configure(root, masks=str(tmp_path / "large")), demo=False)
+
+
+def test_a_base_is_not_taken_for_a_trained_model(root, tmp_path):
+    storage.write_json(str(tmp_path / "siamdiff.json"), {"hint_channels": [4, 4, 8, 16, 32]})
+    with pytest.raises(UserError, match="not a trained model"):
+        generate(configure(root, model=str(tmp_path)), demo=False)
+
+
+def test_readers_start_without_pytorch():
+    program = "import sys, infra.masks; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY).returncode == 0
 
 
 def plan_of(root, **settings):
