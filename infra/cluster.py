@@ -3,6 +3,10 @@
 import logging
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from siamdiff.errors import SiamdiffError
 
 # Ray and the libraries read these while they are imported.
 DEFAULTS = {
@@ -12,6 +16,7 @@ DEFAULTS = {
     "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # every line once
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # nobody listens to its notices, and its start logs an error
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",  # the stages log their own progress
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 for _name, _value in DEFAULTS.items():
@@ -39,6 +44,30 @@ def connect() -> None:
             configure_logging=True,
         )
     log.info("Ray: %s", ", ".join(f"{name} {amount:g}" for name, amount in _resources().items()))
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Turns what Ray raises into ours: a SiamdiffError of a task or actor comes out as it went in.
+
+    Raises:
+        SiamdiffError: what a task raised, or that its worker was lost.
+    """
+    import ray.exceptions
+
+    try:
+        yield
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, SiamdiffError):
+            raise error.cause from None
+        raise
+    except ray.exceptions.RayError as error:
+        raise SiamdiffError(f"a worker was lost ({first_line(error)}); run the same command again") from error
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message; Ray's go on with a stack trace."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _resources() -> dict[str, float]:

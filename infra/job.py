@@ -7,7 +7,8 @@ from pathlib import Path
 
 from infra import logs
 from siamdiff import storage
-from siamdiff.config import PHANTOM, Config, load
+from siamdiff.commandline import load
+from siamdiff.config import PHANTOM, Config
 from siamdiff.errors import SiamdiffError
 
 DEMO = Path(__file__).resolve().parents[1] / "jobs" / "configs" / "demo.yaml"

@@ -31,22 +31,14 @@ def measure(config: Config, real: ShardSet, synthetic: ShardSet) -> tuple[dict[s
         SiamdiffError: damaged data, or a worker lost more often than Ray retries.
     """
     import ray
-    import ray.exceptions
 
     cluster.connect()
     _check_room(config)
     task = ray.remote(_agreement).options(num_cpus=config.cluster.actor_cpus, num_gpus=config.cluster.gpus)
     sets = {"real": (real.uri, real.digest), "synthetic": (synthetic.uri, synthetic.digest)}
     agreement = task.remote(sets, config.evaluate.agreement_steps, config.evaluate.seed, _worker(config))
-    try:
+    with cluster.explained():
         return _features(config, real, synthetic), ray.get(agreement)
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, SiamdiffError):
-            raise error.cause from None
-        raise
-    except ray.exceptions.RayError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise SiamdiffError(f"a worker was lost ({reason}); run the same command again") from error
 
 
 def _worker(config: Config) -> dict[str, Any]:

@@ -59,8 +59,8 @@ def train(config: Config, demo: bool) -> None:
             torch.set_num_threads(max(config.cluster.threads * config.train.workers, 1))
             train_loop(config, base, SingleProcess(), _torch_engine)
         else:
-            cluster.connect()
             prepare_base(config)
+            cluster.connect()
             _train_on_workers(config, base)
         status.done = config.train.steps
     log.info("trained %d steps: %s", config.train.steps, storage.join(uri, "model"))
@@ -74,29 +74,22 @@ def ensure_data(config: Config, demo: bool) -> None:
 
 
 def prepare_base(config: Config) -> None:
-    """Makes the tiny base on a node of the cluster, with every core of it that is free."""
+    """Makes the tiny base on a node of the cluster, with every core of it that is free; checks another base here."""
     import ray
 
+    if config.model.base != "tiny":
+        bases.prepare_base(config)
+        return
+    cluster.connect()
     cores = max(1, int(min(16, ray.cluster_resources().get("CPU", 1))))
-    _remote_result(ray.remote(num_cpus=cores)(_prepare_base).remote(config.model_dump(), cores))
+    with cluster.explained():
+        ray.get(ray.remote(num_cpus=cores)(_prepare_base).remote(config.model_dump(), cores))
 
 
 def _prepare_base(fields: dict[str, Any], cores: int) -> None:
     logs.in_worker()
     torch.set_num_threads(cores)
     bases.prepare_base(Config(**fields))
-
-
-def _remote_result(reference: Any) -> Any:
-    """The result of a Ray task; its SiamdiffError comes out as it went in."""
-    import ray
-
-    try:
-        return ray.get(reference)
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, SiamdiffError):
-            raise error.cause from None
-        raise
 
 
 def _train_on_workers(config: Config, base_uri: str) -> None:
@@ -126,7 +119,7 @@ def _train_on_workers(config: Config, base_uri: str) -> None:
                 return
             except WorkerGroupError as error:
                 _raise_ours(error)
-                log.warning("a worker was lost (%s); attempt %d", _first_line(error), attempt + 1)
+                log.warning("a worker was lost (%s); attempt %d", cluster.first_line(error), attempt + 1)
     raise SiamdiffError(
         f"workers were lost {config.train.max_restarts + 1} times; the last complete checkpoint is kept: look at the "
         "log above, then run the same command again"
@@ -151,10 +144,6 @@ def _raise_ours(error: Any) -> None:
             if isinstance(cause, SiamdiffError):
                 raise cause from None
             cause = getattr(cause, "cause", None) or cause.__cause__
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0]
 
 
 def _worker(arguments: dict[str, Any]) -> None:

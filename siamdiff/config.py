@@ -4,22 +4,23 @@ Precedence: command line, then the YAML file, then the defaults below (the paper
 URIs that are left out are derived from `root` by `Config.resolve`. Credentials are never part of it.
 """
 
-import argparse
 import hashlib
 from pathlib import Path
-from typing import Any, Literal, NoReturn, get_args
+from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, CliSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from siamdiff import storage
-from siamdiff.errors import UserError, nearest
 
 Split = Literal["train", "val", "test"]
 ImageFormat = Literal["png", "jpg"]
 Range = tuple[float, float]
 PHANTOM = "phantom"
+# prompt, licence and permitted use where none is given
+FOR_PHANTOMS = ("an endoscopy image with a polyp", "Apache-2.0", "any")
+FOR_IMAGES = ("a medical image with a lesion", "unknown", "unknown")
 
 
 class Section(BaseModel):
@@ -32,33 +33,39 @@ class Data(Section):
     """The real images and their masks."""
 
     source: str = Field(
-        PHANTOM,
+        default=PHANTOM,
         min_length=1,
         description="folder with images/ and masks/, JSON lines of the authors' format, or 'phantom' (procedural)",
     )
-    uri: str | None = Field(None, description="where the shard set lies [ROOT/data]")
+    uri: str | None = Field(default=None, description="where the shard set lies [ROOT/data]")
     resolution: int = Field(
-        384, ge=16, le=2048, multiple_of=8, description="side of the square images, in pixels"
+        default=384, ge=16, le=2048, multiple_of=8, description="side of the square images, in pixels"
     )
-    prompt: str = Field("a medical image with a lesion", description="text for samples that bring none")
+    prompt: str = Field(
+        default="", description="text for samples that bring none [of a polyp for phantoms, else of a lesion]"
+    )
     groups: str | None = Field(
-        None, description="CSV with columns file,group (patient or video): never divided by a split"
+        default=None, description="CSV with columns file,group (patient or video): never divided by a split"
     )
     split: dict[Split, float] = Field(
-        {"train": 0.8, "val": 0.1, "test": 0.1},
+        default={"train": 0.8, "val": 0.1, "test": 0.1},
         description="shares of the splits, where the source's layout names none",
     )
-    seed: int = Field(0, ge=0, description="seed of the split and of the phantoms")
-    count: int = Field(512, ge=1, description="number of phantoms")
-    max_rejected: float = Field(0.1, ge=0, le=1, description="largest share of bad pairs before ingest fails")
-    allow_empty: bool = Field(False, description="accept masks without any lesion")
-    shard_size: int = Field(256, ge=1, description="samples per shard")
-    image_format: ImageFormat = Field(
-        "png", description="png keeps every pixel; jpg (quality 95) is 30 times faster to write"
+    seed: int = Field(default=0, ge=0, description="seed of the split and of the phantoms")
+    count: int = Field(default=512, ge=1, description="number of phantoms")
+    max_rejected: float = Field(
+        default=0.1, ge=0, le=1, description="largest share of bad pairs before ingest fails"
     )
-    license: str = Field("unknown", description="licence of the images; travels to models and synthetic sets")
+    allow_empty: bool = Field(default=False, description="accept masks without any lesion")
+    shard_size: int = Field(default=256, ge=1, description="samples per shard")
+    image_format: ImageFormat = Field(
+        default="png", description="png keeps every pixel; jpg (quality 95) is 30 times faster to write"
+    )
+    license: str = Field(
+        default="", description="licence of the images; travels to models and synthetic sets [unknown]"
+    )
     permitted_use: str = Field(
-        "unknown", description="what the licence or the consent permits; travels likewise"
+        default="", description="what licence or consent permits; travels likewise [unknown]"
     )
 
     @field_validator("split")
@@ -75,15 +82,17 @@ class Model(Section):
     """The diffusion model that training starts from."""
 
     base: str = Field(
-        "tiny",
+        default="tiny",
         min_length=1,
         description="folder in diffusers' Stable Diffusion layout, or 'tiny' (made from the data)",
     )
-    vae_steps: int = Field(450, ge=1, description="tiny base: training steps of its VAE")
-    seed: int = Field(0, ge=0, description="tiny base: seed of its weights and its training")
-    unet_steps: int = Field(500, ge=1, description="tiny base: training steps of its UNet, without control")
+    vae_steps: int = Field(default=450, ge=1, description="tiny base: training steps of its VAE")
+    seed: int = Field(default=0, ge=0, description="tiny base: seed of its weights and its training")
+    unet_steps: int = Field(
+        default=500, ge=1, description="tiny base: training steps of its UNet, without control"
+    )
     hint_channels: tuple[int, ...] | None = Field(
-        None, description="widths of the Dense Hint Input [the base's; the paper's 16,32,64,128,256]"
+        default=None, description="widths of the Dense Hint Input [the base's; the paper's 16,32,64,128,256]"
     )
 
 
@@ -91,43 +100,49 @@ class Train(Section):
     """Siamese-Diffusion training (paper, Sec. 4)."""
 
     run: str | None = Field(
-        None,
+        default=None,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
         description="name of the run under ROOT/runs; the same name resumes [derived from the settings]",
     )
-    steps: int = Field(3000, ge=1, description="optimizer steps, N")
-    batch_size: int = Field(48, ge=1, description="total batch B over all workers")
+    steps: int = Field(default=3000, ge=1, description="optimizer steps, N")
+    batch_size: int = Field(default=48, ge=1, description="total batch B over all workers")
     micro_batch: int | None = Field(
-        None, ge=1, description="samples per worker and pass; smaller accumulates [batch / workers]"
+        default=None, ge=1, description="samples per worker and pass; smaller accumulates [batch / workers]"
     )
-    workers: int = Field(1, ge=1, description="training processes")
-    zero_stage: Literal[0, 1, 2, 3] = Field(2, description="DeepSpeed ZeRO stage")
+    workers: int = Field(default=1, ge=1, description="training processes")
+    zero_stage: Literal[0, 1, 2, 3] = Field(default=2, description="DeepSpeed ZeRO stage")
     engine: Literal["deepspeed", "torch"] = Field(
-        "deepspeed", description="deepspeed: Ray Train with ZeRO; torch: one process without Ray"
+        default="deepspeed", description="deepspeed: Ray Train with ZeRO; torch: one process without Ray"
     )
-    seed: int = Field(42, ge=0, description="seed of the stream: order, timesteps, noise, dropped prompts")
-    learning_rate: float = Field(1e-5, gt=0, description="AdamW, constant")
-    weight_decay: float = Field(1e-2, ge=0, description="AdamW")
-    consistency_weight: float = Field(1.0, ge=0, description="w_c of the noise consistency loss (Eq. 9)")
-    prompt_drop: float = Field(0.05, ge=0, le=1, description="share of prompts replaced by the empty prompt")
+    seed: int = Field(
+        default=42, ge=0, description="seed of the stream: order, timesteps, noise, dropped prompts"
+    )
+    learning_rate: float = Field(default=1e-5, gt=0, description="AdamW, constant")
+    weight_decay: float = Field(default=1e-2, ge=0, description="AdamW")
+    consistency_weight: float = Field(
+        default=1.0, ge=0, description="w_c of the noise consistency loss (Eq. 9)"
+    )
+    prompt_drop: float = Field(
+        default=0.05, ge=0, le=1, description="share of prompts replaced by the empty prompt"
+    )
     activation_checkpointing: bool = Field(
-        False, description="recompute activations in the backward pass: less memory, more time"
+        default=False, description="recompute activations in the backward pass: less memory, more time"
     )
-    loader_workers: int = Field(2, ge=0, description="reading processes per training process")
-    log_steps: int = Field(10, ge=1, description="steps between two lines of metrics")
-    checkpoint_steps: int = Field(100, ge=1, description="steps between two checkpoints")
-    checkpoints_kept: int = Field(2, ge=1, description="complete checkpoints kept")
-    preview_steps: int = Field(500, ge=1, description="steps between two previews")
-    max_restarts: int = Field(3, ge=0, description="restarts of the worker group after a lost worker")
+    loader_workers: int = Field(default=2, ge=0, description="reading processes per training process")
+    log_steps: int = Field(default=10, ge=1, description="steps between two lines of metrics")
+    checkpoint_steps: int = Field(default=100, ge=1, description="steps between two checkpoints")
+    checkpoints_kept: int = Field(default=2, ge=1, description="complete checkpoints kept")
+    preview_steps: int = Field(default=500, ge=1, description="steps between two previews")
+    max_restarts: int = Field(default=3, ge=0, description="restarts of the worker group after a lost worker")
 
 
 class Transforms(Section):
     """Ranges of the mask transforms of a 'random' fold; each is drawn uniformly."""
 
-    scale: Range = Field((0.7, 1.3), description="factor about the lesion's centre")
-    rotate: Range = Field((-180.0, 180.0), description="degrees")
-    translate: Range = Field((-0.15, 0.15), description="share of the side, along each axis")
-    flip: bool = Field(True, description="mirror left to right with probability 1/2")
+    scale: Range = Field(default=(0.7, 1.3), description="factor about the lesion's centre")
+    rotate: Range = Field(default=(-180.0, 180.0), description="degrees")
+    translate: Range = Field(default=(-0.15, 0.15), description="share of the side, along each axis")
+    flip: bool = Field(default=True, description="mirror left to right with probability 1/2")
 
     @model_validator(mode="after")
     def _ordered(self) -> "Transforms":
@@ -143,45 +158,55 @@ class Transforms(Section):
 class Generate(Section):
     """Bulk generation of synthetic image/mask pairs."""
 
-    model: str | None = Field(None, description="model folder [ROOT/runs/RUN/model]")
-    masks: str | None = Field(None, description="shard set whose masks are used [data.uri]")
-    split: Split = Field("train", description="split whose masks are used; val and test masks would leak")
-    output: str | None = Field(None, description="where the synthetic set goes [ROOT/synthetic/PLAN_DIGEST]")
-    folds: int = Field(3, ge=1, description="synthetic images per mask")
+    model: str | None = Field(default=None, description="model folder [ROOT/runs/RUN/model]")
+    masks: str | None = Field(default=None, description="shard set whose masks are used [data.uri]")
+    split: Split = Field(
+        default="train", description="split whose masks are used; val and test masks would leak"
+    )
+    output: str | None = Field(
+        default=None, description="where the synthetic set goes [ROOT/synthetic/PLAN_DIGEST]"
+    )
+    folds: int = Field(default=3, ge=1, description="synthetic images per mask")
     fold_masks: list[Literal["real", "random"]] = Field(
-        ["random"],
+        default=["random"],
         min_length=1,
         description="kind of masks of each fold, cycled: real, or random (transformed)",
     )
     transforms: Transforms = Transforms()
-    limit: int | None = Field(None, ge=1, description="only the first n masks by key, in every fold")
-    steps: int = Field(50, ge=1, le=1000, description="DDIM steps")
-    guidance: float = Field(9.0, ge=1, description="classifier-free guidance scale")
-    batch_size: int = Field(16, ge=1, description="images per sampling pass; part of the byte identity")
-    shard_size: int = Field(64, ge=1, description="samples per shard")
-    image_format: ImageFormat = Field("png", description="png keeps every pixel; jpg (quality 95)")
-    actors: int = Field(1, ge=1, description="sampler actors")
-    seed: int = Field(0, ge=0, description="seed of transforms and noise")
+    limit: int | None = Field(default=None, ge=1, description="only the first n masks by key, in every fold")
+    steps: int = Field(default=50, ge=1, le=1000, description="DDIM steps")
+    guidance: float = Field(default=9.0, ge=1, description="classifier-free guidance scale")
+    batch_size: int = Field(
+        default=16, ge=1, description="images per sampling pass; part of the byte identity"
+    )
+    shard_size: int = Field(default=64, ge=1, description="samples per shard")
+    image_format: ImageFormat = Field(default="png", description="png keeps every pixel; jpg (quality 95)")
+    actors: int = Field(default=1, ge=1, description="sampler actors")
+    seed: int = Field(default=0, ge=0, description="seed of transforms and noise")
 
 
 class Evaluate(Section):
     """Real and synthetic sets side by side."""
 
-    real: str | None = Field(None, description="real shard set [data.uri]")
-    synthetic: str | None = Field(None, description="synthetic shard set [the latest under ROOT/synthetic]")
-    output: str | None = Field(None, description="where metrics and sheets go [ROOT/evaluation/NAME]")
-    agreement_steps: int = Field(
-        300, ge=1, description="training steps of the segmenter that finds the masks again"
+    real: str | None = Field(default=None, description="real shard set [data.uri]")
+    synthetic: str | None = Field(
+        default=None, description="synthetic shard set [the latest under ROOT/synthetic]"
     )
-    seed: int = Field(0, ge=0, description="seed of the segmenter and of the choice of shown pairs")
+    output: str | None = Field(default=None, description="where metrics and sheets go [ROOT/evaluation/NAME]")
+    agreement_steps: int = Field(
+        default=300, ge=1, description="training steps of the segmenter that finds the masks again"
+    )
+    seed: int = Field(default=0, ge=0, description="seed of the segmenter and of the choice of shown pairs")
 
 
 class Cluster(Section):
     """What each process takes. Changes nothing of what is computed, except `threads` in the last bits."""
 
-    gpus: float = Field(0.0, ge=0, description="GPUs per training worker and per sampler actor")
-    actor_cpus: float = Field(0.5, gt=0, description="cores that Ray books for a sampler or feature actor")
-    threads: int = Field(1, ge=1, description="threads of each worker and actor on CPU")
+    gpus: float = Field(default=0.0, ge=0, description="GPUs per training worker and per sampler actor")
+    actor_cpus: float = Field(
+        default=0.5, gt=0, description="cores that Ray books for a sampler or feature actor"
+    )
+    threads: int = Field(default=1, ge=1, description="threads of each worker and actor on CPU")
 
 
 class Config(BaseSettings):
@@ -190,7 +215,7 @@ class Config(BaseSettings):
     model_config = SettingsConfigDict(extra="forbid", frozen=True, env_prefix="SIAMDIFF_UNUSED_")
 
     root: str | None = Field(
-        None, description="URI under which everything is written [~/.siamdiff/NAME of the source]"
+        default=None, description="URI under which everything is written [~/.siamdiff/NAME of the source]"
     )
     data: Data = Data()
     model: Model = Model()
@@ -230,8 +255,16 @@ class Config(BaseSettings):
         source = self.data.source if self.data.source == PHANTOM else storage.normalize(self.data.source)
         name = "demo" if source == PHANTOM else Path(storage.name_of(source)).stem
         root = storage.normalize(self.root or f"~/.siamdiff/{name}")
+        prompt, license, use = FOR_PHANTOMS if source == PHANTOM else FOR_IMAGES
+        uri = storage.normalize(self.data.uri or storage.join(root, "data"))
         data = self.data.model_copy(
-            update={"source": source, "uri": storage.normalize(self.data.uri or storage.join(root, "data"))}
+            update={
+                "source": source,
+                "uri": uri,
+                "prompt": self.data.prompt or prompt,
+                "license": self.data.license or license,
+                "permitted_use": self.data.permitted_use or use,
+            }
         )
         base = self.model.base if self.model.base == "tiny" else storage.normalize(self.model.base)
         resolved = self.model_copy(
@@ -241,13 +274,13 @@ class Config(BaseSettings):
         generate = self.generate.model_copy(
             update={
                 "model": storage.normalize(self.generate.model or storage.join(root, "runs", run, "model")),
-                "masks": storage.normalize(self.generate.masks or data.uri),
+                "masks": storage.normalize(self.generate.masks or uri),
                 "output": self.generate.output and storage.normalize(self.generate.output),
             }
         )
         evaluate = self.evaluate.model_copy(
             update={
-                "real": storage.normalize(self.evaluate.real or data.uri),
+                "real": storage.normalize(self.evaluate.real or uri),
                 "synthetic": self.evaluate.synthetic and storage.normalize(self.evaluate.synthetic),
                 "output": self.evaluate.output and storage.normalize(self.evaluate.output),
             }
@@ -286,111 +319,3 @@ class Config(BaseSettings):
 def digest(value: Any) -> str:
     """SHA-256, in hex, of a value's canonical JSON."""
     return hashlib.sha256(storage.canonical_json(value)).hexdigest()
-
-
-def load(argv: list[str], default: Path, description: str) -> tuple[Config, bool]:
-    """The resolved configuration of a command line, and whether it is the default experiment (no --config given).
-
-    Args:
-        argv: arguments after the program's name.
-        default: YAML file taken where --config is left out.
-        description: first lines of --help.
-
-    Raises:
-        UserError: unknown field (naming the nearest valid one), value out of range, unreadable file.
-    """
-    parser = _Parser(
-        usage="%(prog)s [--config FILE] [--SECTION.FIELD VALUE ...]",
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=f"""What stands in [brackets] is used where a field is left out. A value in the file stands before the
-default shown here; without --config the file is {default.name}. S3 credentials and endpoint come from the
-standard AWS variables.""",
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "--config", metavar="FILE", help=f"experiment file [{default.name}: the demo on phantoms]"
-    )
-    source = CliSettingsSource[Any](Config, root_parser=parser, cli_hide_none_type=True, cli_avoid_json=True)
-    for action in parser._actions:
-        action.help = (action.help or "").replace(" (default: None)", "")
-    parsed = parser.parse_args(argv)
-    file = Path(parsed.config) if parsed.config else default
-    given = source(parsed_args=vars(parsed) | {"config": None})()
-    given.pop("config", None)
-    try:
-        config = Config(**_merge(_read_yaml(file), given))
-    except ValidationError as error:
-        raise UserError(_explain(error)) from None
-    return config.resolve(), parsed.config is None
-
-
-class _Parser(argparse.ArgumentParser):
-    """argparse with one-line errors that name the nearest valid option."""
-
-    def error(self, message: str) -> NoReturn:
-        prefix = "unrecognized arguments: "
-        if message.startswith(prefix):
-            option = message.removeprefix(prefix).split()[0].partition("=")[0]
-            valid = [name for action in self._actions for name in action.option_strings]
-            raise UserError(f"unknown option {option!r}{nearest(option, valid)} (--help lists them)")
-        raise UserError(f"{message} (--help lists the options)")
-
-
-def _read_yaml(file: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(file.read_text())
-    except OSError as error:
-        raise UserError(
-            f"cannot read the configuration {file}: {error.strerror}; give an existing YAML file"
-        ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise UserError(
-            f"{file} must hold sections such as 'data:' and 'train:', not {type(content).__name__}"
-        )
-    return content
-
-
-def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """`above` over `below`, section by section; lists and the split's shares are replaced whole."""
-    merged = dict(below)
-    for name, value in above.items():
-        inner = merged.get(name)
-        merged[name] = (
-            _merge(inner, value)
-            if isinstance(inner, dict) and isinstance(value, dict) and name != "split"
-            else value
-        )
-    return merged
-
-
-def _explain(error: ValidationError) -> str:
-    """One line for the first faults of a configuration."""
-    parts = []
-    for fault in error.errors()[:3]:
-        where = ".".join(str(part) for part in fault["loc"])
-        if fault["type"] == "extra_forbidden":
-            parts.append(f"unknown field {where!r}{nearest(where, field_names(Config))}")
-        elif where:
-            parts.append(f"{where} = {fault['input']!r}: {_sentence(fault['msg'])}")
-        else:
-            parts.append(_sentence(fault["msg"]))
-    return "; ".join(parts)
-
-
-def _sentence(message: str) -> str:
-    message = message.removeprefix("Value error, ")
-    return message[0].lower() + message[1:]
-
-
-def field_names(model: type[BaseModel], prefix: str = "") -> list[str]:
-    """Dotted names of every field, sections included: ["root", "data", "data.source", ...]."""
-    names = []
-    for name, field in model.model_fields.items():
-        names.append(prefix + name)
-        for kind in (field.annotation, *get_args(field.annotation)):
-            if isinstance(kind, type) and issubclass(kind, BaseModel):
-                names += field_names(kind, f"{prefix}{name}.")
-    return names

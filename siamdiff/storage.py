@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import fsspec
 from botocore.exceptions import (
@@ -179,7 +179,8 @@ def exists(uri: str) -> bool:
 def read_bytes(uri: str) -> bytes:
     """The bytes of an object. Raises FileNotFoundError where there is none."""
     fs, path = filesystem(uri)
-    return fs.cat_file(path)
+    content: Any = fs.cat_file(path)
+    return content
 
 
 @_store_call
@@ -259,7 +260,7 @@ def list_files(uri: str) -> dict[str, int]:
     Folder markers (zero bytes, name ending in "/") and files still being written are left out.
     """
     fs, path = filesystem(uri)
-    found = fs.find(path, detail=True)
+    found: Any = fs.find(path, detail=True)
     files = {}
     for name, info in found.items():
         relative = name.removeprefix(path).lstrip("/")
@@ -277,14 +278,6 @@ def list_folders(uri: str) -> list[str]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     return sorted(name_of(entry["name"]) for entry in entries if entry["type"] == "directory")
-
-
-@contextlib.contextmanager
-def open_input(uri: str) -> Iterator[IO[bytes]]:
-    """A seekable stream over an object, read ahead in blocks."""
-    fs, path = filesystem(uri)
-    with _explained(uri), fs.open(path, "rb") as stream:
-        yield stream
 
 
 def read_json(uri: str) -> Any:

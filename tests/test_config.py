@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from siamdiff.config import Config, load
+from siamdiff.commandline import load
+from siamdiff.config import Config
 from siamdiff.errors import UserError
 
 DEMO = Path(__file__).parents[1] / "jobs" / "configs" / "demo.yaml"

@@ -249,7 +249,7 @@ def _adopt(set_uri: str, name: str, ours: bytes, planned: list[IndexRow], made_b
         rows = index_tar(theirs, name)
     except SiamdiffError as error:
         raise SiamdiffError(f"{error}; delete {uri} and run the same command again") from error
-    if [row.key for row in rows] != [row.key for row in planned]:
+    if sorted(map(_planned_as, rows)) != sorted(map(_planned_as, planned)):
         raise SiamdiffError(
             f"{uri} holds other samples ({len(rows)}) than planned ({len(planned)}); delete it, or write elsewhere"
         )
@@ -261,6 +261,11 @@ def _adopt(set_uri: str, name: str, ours: bytes, planned: list[IndexRow], made_b
             return there
     storage.write_json(marker_uri(set_uri, name), marker.model_dump(mode="json"))
     return marker
+
+
+def _planned_as(row: IndexRow) -> tuple[str, int]:
+    """What a plan knows of a sample: a synthetic one's key hashes pixels whose last bits another device changes."""
+    return (row.key, -1) if row.parent is None or row.fold is None else (row.parent, row.fold)
 
 
 def finished_shards(set_uri: str) -> set[str]:

@@ -5,6 +5,7 @@ prompt dropping of a sample are drawn from (seed, position). So resume, other wo
 are exact by construction: there is no state besides the number of the next step.
 """
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -92,10 +93,14 @@ class Batch:
 
     def pin_memory(self) -> "Batch":
         """The same batch in page-locked memory (the hook that DataLoader looks for)."""
-        tensors = {
-            name: value.pin_memory() for name, value in vars(self).items() if isinstance(value, torch.Tensor)
-        }
-        return Batch(**(vars(self) | tensors))
+        return dataclasses.replace(
+            self,
+            image=self.image.pin_memory(),
+            mask=self.mask.pin_memory(),
+            t=self.t.pin_memory(),
+            noise=self.noise.pin_memory(),
+            posterior_noise=self.posterior_noise.pin_memory(),
+        )
 
 
 class StreamDataset(Dataset[dict[str, Any]]):
@@ -137,12 +142,11 @@ def image_tensor(image: np.ndarray) -> torch.Tensor:
 
 def _collate(items: list[dict[str, Any]]) -> Batch:
     columns: dict[str, Any] = {name: [item[name] for item in items] for name in items[0]}
-    return Batch(
-        **{
-            name: torch.stack(rows) if isinstance(rows[0], torch.Tensor) else rows
-            for name, rows in columns.items()
-        }
-    )
+    stacked: dict[str, Any] = {
+        name: torch.stack(rows) if isinstance(rows[0], torch.Tensor) else rows
+        for name, rows in columns.items()
+    }
+    return Batch(**stacked)
 
 
 def load_batches(

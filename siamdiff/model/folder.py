@@ -128,6 +128,7 @@ def load_model(uri: str, device: torch.device | str = "cpu") -> LoadedModel:
         base = load_base(str(folder))
         controlnet = SiameseControlNetModel.from_pretrained(folder / "controlnet", local_files_only=True)
     assert isinstance(controlnet, SiameseControlNetModel)
-    for network in (base.unet, controlnet, base.vae, base.text_encoder):
+    networks: list[torch.nn.Module] = [base.unet, controlnet, base.vae, base.text_encoder]
+    for network in networks:
         network.to(device).eval().requires_grad_(False)
     return LoadedModel(base.unet, controlnet, base, info)

@@ -20,8 +20,9 @@ class FrozenEncoders:
     def __init__(self, base: Base, device: torch.device) -> None:
         self.base = base
         self.device = device
-        base.vae.to(device).eval().requires_grad_(False)
-        base.text_encoder.to(device).eval().requires_grad_(False)
+        networks: list[torch.nn.Module] = [base.vae, base.text_encoder]
+        for network in networks:
+            network.to(device).eval().requires_grad_(False)
         self._texts: dict[str, torch.Tensor] = {}
         self._moments: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         self._bytes = 0

@@ -26,7 +26,7 @@ class Context(Protocol):
         """The values of all workers in the order of their ranks, on every worker; also a barrier."""
         ...
 
-    def report(self, metrics: dict[str, float]) -> None:
+    def report(self, line: dict[str, float]) -> None:
         """Makes one line of metrics visible to whoever watches the job."""
         ...
 
@@ -77,7 +77,7 @@ class SingleProcess:
         """The one value."""
         return [value]
 
-    def report(self, metrics: dict[str, float]) -> None:
+    def report(self, line: dict[str, float]) -> None:
         """Nobody watches but the log."""
 
 
