@@ -1,7 +1,9 @@
-"""Runs all stages of one configuration: ingest, train, generate, evaluate. Finished stages are skipped.
+"""Runs all stages of one configuration: ingest, train, generate, evaluate.
 
-python jobs/experiment.py                               the demo on phantoms
-python jobs/experiment.py --data.source MYFOLDER        images/ and masks/ of one's own
+    python jobs/experiment.py                               the demo on phantoms
+    python jobs/experiment.py --data.source MYFOLDER        images/ and masks/ of one's own
+
+Finished stages are skipped.
 """
 
 from infra.experiment import experiment

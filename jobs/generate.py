@@ -1,6 +1,8 @@
-"""Generates synthetic pairs of image and mask with a trained model; the same command makes what is missing.
+"""Generates synthetic pairs of image and mask with a trained model.
 
-python jobs/generate.py --config jobs/configs/demo.yaml --generate.folds 2
+    python jobs/generate.py --config jobs/configs/demo.yaml --generate.folds 2
+
+The same command makes what is missing; with nothing missing it does nothing.
 """
 
 from infra.generate import generate

@@ -1,6 +1,8 @@
-"""Trains a Siamese-Diffusion model on a shard set; the same command goes on where an attempt ended.
+"""Trains a Siamese-Diffusion model on a shard set.
 
-python jobs/train.py --config jobs/configs/demo.yaml --train.steps 450
+    python jobs/train.py --config jobs/configs/demo.yaml --train.steps 450
+
+The same command goes on where an attempt ended; a finished run says so.
 """
 
 from infra.job import run

@@ -3,8 +3,9 @@
 import argparse
 import sys
 
+from siamdiff import storage
 from siamdiff.data.shardset import ShardSet, verify
-from siamdiff.errors import SiamdiffError
+from siamdiff.errors import SiamdiffError, UserError
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -12,6 +13,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="siamdiff", description="Small tools that need no cluster.")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_verify(commands)
+    _add_status(commands)
     arguments = parser.parse_args(argv)
     try:
         return arguments.run(arguments)
@@ -39,6 +41,27 @@ def _verify(arguments: argparse.Namespace) -> int:
         return SiamdiffError.exit_code
     manifest = ShardSet.open(arguments.uri).manifest
     print(f"whole: {manifest.count} samples in {len(manifest.shards)} shards")
+    return 0
+
+
+def _add_status(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "status",
+        help="how a run or a set being made stands",
+        description="Phase, done and left, last sign of life and last error of a run, a synthetic set or an evaluation.",
+    )
+    parser.add_argument("uri", metavar="URI", help="its folder: ROOT/runs/RUN, ROOT/synthetic/DIGEST")
+    parser.set_defaults(run=_status)
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    uri = storage.join(storage.normalize(arguments.uri), "status.json")
+    try:
+        status = storage.read_json(uri)
+    except FileNotFoundError:
+        raise UserError(f"{uri} does not exist; give the folder of a run or of a set being made") from None
+    for name in ("phase", "done", "left", "heartbeat", "exit_code", "error"):
+        print(f"{name:<10} {'-' if status[name] is None else status[name]}")
     return 0
 
 
