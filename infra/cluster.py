@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from siamdiff.errors import SiamdiffError
+from siamdiff.errors import SiamdiffError, UserError
 
 # Ray and the libraries read these while they are imported.
 DEFAULTS = {
@@ -63,6 +63,43 @@ def explained() -> Iterator[None]:
         raise
     except ray.exceptions.RayError as error:
         raise SiamdiffError(f"a worker was lost ({first_line(error)}); run the same command again") from error
+
+
+def check_room(need: dict[str, float], what: str, fix: str) -> None:
+    """Refuses what a local cluster has no room for: it would be waited for without end.
+
+    Nodes may join a cluster that the job was told of (RAY_ADDRESS), so there it only warns.
+
+    Args:
+        need: amounts by resource ("CPU", "GPU"), of all that must run at once.
+        what: that needs them, plural.
+        fix: the settings to change.
+
+    Raises:
+        UserError: a local cluster with less than `need`.
+    """
+    import ray
+
+    have = ray.cluster_resources()
+    short = [
+        f"{amount:g} {name} of {have.get(name, 0):g}"
+        for name, amount in need.items()
+        if amount > have.get(name, 0)
+    ]
+    if not short:
+        return
+    message = f"{what} need {' and '.join(short)}"
+    if os.environ.get("RAY_ADDRESS"):
+        log.warning("%s: waiting for nodes", message)
+        return
+    raise UserError(f"{message}; {fix}")
+
+
+def largest_node(resource: str) -> float:
+    """The most of a resource that one living node has: what a single task can ask for at once."""
+    import ray
+
+    return max((node["Resources"].get(resource, 0.0) for node in ray.nodes() if node["Alive"]), default=0.0)
 
 
 def first_line(error: BaseException) -> str:

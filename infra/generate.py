@@ -6,7 +6,6 @@ the same output cost time only: the same command makes what is missing.
 """
 
 import logging
-import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -145,7 +144,11 @@ def _make(config: Config, job: Job, todo: list[ShardPlan], status: Status) -> di
 
     cluster.connect()
     actors = min(config.generate.actors, len(todo))
-    _check_room(config, actors)
+    cluster.check_room(
+        {"CPU": actors * config.cluster.actor_cpus + READ_CPUS, "GPU": actors * config.cluster.gpus},
+        f"{actors} sampler actors and the reader",
+        "lower generate.actors, cluster.actor_cpus or cluster.gpus",
+    )
     progress = Progress(status, len(todo))
     failures: dict[str, str] = {}
     try:
@@ -203,24 +206,6 @@ def _results(config: Config, job: Job, todo: list[ShardPlan], actors: int) -> It
     batches: Any = results.iter_batches(batch_size=1, prefetch_batches=0, batch_format="pyarrow")
     for batch in batches:
         yield from batch.to_pylist()
-
-
-def _check_room(config: Config, actors: int) -> None:
-    """Actors that fit nowhere would be waited for without end."""
-    import ray
-
-    have = ray.cluster_resources()
-    need = {"CPU": actors * config.cluster.actor_cpus + READ_CPUS, "GPU": actors * config.cluster.gpus}
-    short = [
-        f"{need[name]:g} {name} of {have.get(name, 0):g}" for name in need if need[name] > have.get(name, 0)
-    ]
-    if not short:
-        return
-    message = f"{actors} sampler actors and the reader need {' and '.join(short)}"
-    if os.environ.get("RAY_ADDRESS"):
-        log.warning("%s: waiting for nodes", message)
-        return
-    raise UserError(f"{message}; lower generate.actors, cluster.actor_cpus or cluster.gpus")
 
 
 class Progress:

@@ -1,7 +1,6 @@
 """What runs on the nodes during evaluation: actors that turn images into features, a task that trains a segmenter."""
 
 import logging
-import os
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,7 @@ import torch
 from infra import cluster
 from siamdiff.config import Config
 from siamdiff.data.shardset import ShardSet
-from siamdiff.errors import SiamdiffError, UserError
+from siamdiff.errors import SiamdiffError
 from siamdiff.evaluation.agreement import Agreement, ShardPairs, measure_agreement
 from siamdiff.evaluation.features import EfficientNetLite0
 
@@ -33,7 +32,12 @@ def measure(config: Config, real: ShardSet, synthetic: ShardSet) -> tuple[dict[s
     import ray
 
     cluster.connect()
-    _check_room(config)
+    # Where there is room for one of them only, segmenter and feature actor run one after the other.
+    cluster.check_room(
+        {"CPU": config.cluster.actor_cpus, "GPU": config.cluster.gpus},
+        "the segmenter and each feature actor",
+        "lower cluster.actor_cpus or cluster.gpus",
+    )
     task = ray.remote(_agreement).options(num_cpus=config.cluster.actor_cpus, num_gpus=config.cluster.gpus)
     sets = {"real": (real.uri, real.digest), "synthetic": (synthetic.uri, synthetic.digest)}
     agreement = task.remote(sets, config.evaluate.agreement_steps, config.evaluate.seed, _worker(config))
@@ -130,21 +134,3 @@ def _pool_size(config: Config, chunks: int) -> int:
     if config.cluster.gpus:
         room = min(room, have.get("GPU", 0) / config.cluster.gpus)
     return max(1, min(int(room), chunks))
-
-
-def _check_room(config: Config) -> None:
-    """An actor that fits nowhere would be waited for without end."""
-    import ray
-
-    have = ray.cluster_resources()
-    need = {"CPU": config.cluster.actor_cpus, "GPU": config.cluster.gpus}
-    short = [
-        f"{need[name]:g} {name} of {have.get(name, 0):g}" for name in need if need[name] > have.get(name, 0)
-    ]
-    if not short:
-        return
-    message = f"a feature actor needs {' and '.join(short)}"
-    if os.environ.get("RAY_ADDRESS"):
-        log.warning("%s: waiting for nodes", message)
-        return
-    raise UserError(f"{message}; lower cluster.actor_cpus or cluster.gpus")
