@@ -14,12 +14,10 @@ from scipy.ndimage import gaussian_filter
 MIN_LESION_AREA = 0.015  # of the whole image, per lesion
 MIN_SIZE = 16  # pixels; below it a lesion is no longer a shape
 
-_MUCOSA = np.array(
-    [[0.86, 0.50, 0.42], [0.90, 0.55, 0.38], [0.80, 0.42, 0.35], [0.90, 0.58, 0.50]], np.float32
-)
-# Hue carries the lesion at sizes and blurs where relief and texture are lost, hence colours clear of the mucosa's:
-# inflamed, adenomatous-violet and hyperplastic-pale.
-_LESION = np.array([[0.70, 0.17, 0.15], [0.52, 0.22, 0.27], [1.00, 0.83, 0.67]], np.float32)
+_MUCOSA = np.array([[0.72, 0.36, 0.31], [0.75, 0.40, 0.29], [0.66, 0.30, 0.26], [0.76, 0.42, 0.38]], np.float32)
+# Lesions are paler than the mucosa: their brightness shows them at sizes and blurs where relief, texture and even hue
+# are lost. Pinkish, cream and yellowish.
+_LESION = np.array([[1.00, 0.72, 0.62], [1.00, 0.80, 0.66], [1.00, 0.80, 0.56]], np.float32)
 
 
 @dataclass(frozen=True)
@@ -110,7 +108,7 @@ def _place_lesions(rng: np.random.Generator) -> list[_Lesion]:
                 stretch=float(rng.uniform(1.0, 1.25)),
                 angle=float(rng.uniform(0.0, np.pi)),
                 harmonics=np.stack([amplitudes, phases], 1),
-                height=float(rng.uniform(0.45, 0.8)) * radius,
+                height=float(rng.uniform(0.35, 0.6)) * radius,
                 colour=np.clip(kind * rng.uniform(0.94, 1.06, 3), 0.0, 1.0).astype(np.float32),
                 pits=float(rng.uniform(0.3, 1.0)),
             )
@@ -185,7 +183,7 @@ def _add_lesion(
     albedo = albedo + inside[..., None] * (lesion.colour * patches[..., None] * rim - albedo)
 
     # A polyp stands in front of the lumen and is lit; the crease at its foot is not, here more and there less.
-    exposure = exposure + inside * np.maximum(0.9 - exposure, 0.0)
+    exposure = exposure + inside * np.maximum(1.0 - exposure, 0.0)
     crease = np.exp(-(((q - 1.08) / 0.10) ** 2)) * np.clip(0.6 + 0.5 * noise[2], 0.2, 1.0)
     return relief, albedo, exposure * (1.0 - 0.40 * crease)
 
@@ -217,7 +215,8 @@ def _light(
     )
     highlight = np.clip((gloss - 0.989) / 0.008, 0.0, 1.0) * (wetness > 0.95) * np.clip(exposure, 0.0, 1.0)
     highlight = gaussian_filter(highlight.astype(np.float32), 0.006 / step)
-    image = albedo * diffuse[..., None] + 0.9 * highlight[..., None]
+    # Light scattered in tissue is red: shaded flanks turn warm rather than grey.
+    image = albedo * diffuse[..., None] ** np.array([0.8, 1.1, 1.2], np.float32) + 0.9 * highlight[..., None]
     return image.astype(np.float32)
 
 
