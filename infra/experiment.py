@@ -9,7 +9,7 @@ from infra.generate import generate
 from infra.ingest import ingest
 from infra.train import train
 from siamdiff.config import Config
-from siamdiff.training.record import readable_seconds
+from siamdiff.run import readable_seconds
 
 log = logging.getLogger(__name__)
 

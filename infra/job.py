@@ -12,7 +12,6 @@ from siamdiff.config import PHANTOM, Config
 from siamdiff.errors import SiamdiffError
 
 DEMO = Path(__file__).resolve().parents[1] / "jobs" / "configs" / "demo.yaml"
-INTERRUPTED = 130
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +29,12 @@ def run(stage: Callable[[Config, bool], None], description: str, argv: list[str]
         config, is_default = load(sys.argv[1:] if argv is None else argv, DEMO, description)
         assert config.root
         if is_default:
-            log.info("no --config given: the demo experiment (%s), root %s", DEMO.name, config.root)
+            what = (
+                "the demo experiment"
+                if config.data.source == PHANTOM
+                else f"the demo's settings on {config.data.source}"
+            )
+            log.info("no --config given: %s (%s), root %s", what, DEMO.name, config.root)
         else:
             log.info("root %s", config.root)
         storage.probe(config.root)
@@ -38,7 +42,7 @@ def run(stage: Callable[[Config, bool], None], description: str, argv: list[str]
     except SiamdiffError as error:
         sys.exit(_fail(str(error), error.exit_code))
     except KeyboardInterrupt:
-        sys.exit(_fail("interrupted; the same command goes on from here", INTERRUPTED))
+        sys.exit(_fail("interrupted; the same command goes on from here", SiamdiffError.exit_code))
 
 
 def _fail(message: str, code: int) -> int:

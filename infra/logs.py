@@ -16,16 +16,23 @@ def in_job() -> None:
     )
 
 
-def in_worker() -> None:
-    """Logging of a process on the cluster, whose lines Ray passes on to the job. Called first thing there."""
+def in_worker(uses_gpu: bool) -> None:
+    """Prepares a process on the cluster: its log, whose lines Ray passes on to the job, and its device.
+
+    Called first thing there. Without a GPU booked none is touched: Ray hides them only from processes that book some.
+    """
+    if not uses_gpu:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        os.environ["DS_ACCELERATOR"] = "cpu"
     _quiet()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
     import torch
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # otherwise DeepSpeed warns that it found no GPU
+    # fp32 means fp32: convolutions would else run in TF32 on newer GPUs
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
 

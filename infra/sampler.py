@@ -1,6 +1,7 @@
 """The actors of bulk generation: each holds the model on one device, samples shard after shard and writes them."""
 
-import fcntl
+import logging
+import os
 import pickle
 import shutil
 import time
@@ -15,13 +16,15 @@ import torch
 from infra import logs
 from infra.masks import SHARD_FAILURES, one_line
 from siamdiff import storage
+from siamdiff.data.cache import cached
 from siamdiff.data.shards import write_shard
-from siamdiff.data.shardset import cache_folder
 from siamdiff.errors import SiamdiffError
 from siamdiff.model.base import folder_digest
-from siamdiff.model.folder import load_model
+from siamdiff.model.folder import load_model, read_info
 from siamdiff.sampling.plan import Plan
 from siamdiff.sampling.shard import ShardSampler
+
+log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 4  # at one shard, each but the last ended by the death of its actor
 
@@ -56,10 +59,12 @@ class SamplerActor:
     def __init__(
         self, plan: Plan, model_uri: str, output: str, device: str, threads: int, attempts: Any
     ) -> None:
-        logs.in_worker()
+        logs.in_worker(uses_gpu=device != "cpu")
         torch.set_num_threads(threads)
         torch.backends.cudnn.benchmark = False  # another choice of kernels, other last bits
         torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.allow_tf32 = False  # float32 is what the marker says
+        torch.backends.cuda.matmul.allow_tf32 = False
         model = load_model(str(model_on_this_node(model_uri, plan.model)), device)
         self.sampler = ShardSampler(model, plan)
         self.output = output
@@ -76,8 +81,13 @@ class SamplerActor:
             try:
                 samples = self.sampler.samples(pickle.loads(row["conditions"]))
                 count = write_shard(self.output, row["name"], samples, made_by=self.sampler.made_by()).count
-            except SHARD_FAILURES as failure:
+            except (*SHARD_FAILURES, torch.OutOfMemoryError) as failure:
                 error = one_line(failure)
+            except RuntimeError:
+                # After a fault of the GPU nothing more works in this process: Ray starts another one for the shard.
+                log.exception("shard %s: this sampler ends itself", row["name"])
+                logging.shutdown()
+                os._exit(1)
         return {"name": row["name"], "count": count, "seconds": time.monotonic() - started, "error": error}
 
 
@@ -85,24 +95,33 @@ def model_on_this_node(uri: str, digest: str) -> Path:
     """A local folder with the model `digest`: its own where it is local, else a copy that this node's actors share.
 
     Raises:
+        UserError: the node's cache cannot be written, or is full.
         SiamdiffError: another model lies under `uri` by now.
     """
     in_place = storage.local_path(uri)
     if in_place is not None:
         return in_place
-    folder = cache_folder() / "models" / digest
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with open(folder.with_suffix(".lock"), "wb") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not folder.is_dir():
-            partial = folder.with_suffix(f".{uuid.uuid4().hex}")
-            try:
-                storage.download_folder(uri, partial)
-                if folder_digest(partial) != digest:
-                    raise SiamdiffError(
-                        f"the model at {uri} was replaced or damaged while the job ran; run it again"
-                    )
-                partial.rename(folder)
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
-    return folder
+    with cached(f"models/{digest}") as folder:
+        if _holds(folder, digest):
+            return folder
+        shutil.rmtree(folder, ignore_errors=True)  # damaged
+        partial = folder.with_suffix(f".{uuid.uuid4().hex}")
+        try:
+            storage.download_folder(uri, partial)
+            if not _holds(partial, digest):
+                raise SiamdiffError(
+                    f"the model at {uri} was replaced or damaged while the job ran; run it again"
+                )
+            partial.rename(folder)
+        except FileNotFoundError as error:
+            raise SiamdiffError(f"the model at {uri} is gone; name another with --generate.model") from error
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        return folder
+
+
+def _holds(folder: Path, digest: str) -> bool:
+    try:
+        return read_info(str(folder)).get("model_digest") == digest == folder_digest(folder)
+    except SiamdiffError:  # no siamdiff.json, or a damaged one
+        return False

@@ -7,6 +7,7 @@ A worker group that loses a worker is started again and goes on from the newest 
 import logging
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,8 +23,8 @@ from siamdiff.data.shardset import ShardSet
 from siamdiff.errors import SiamdiffError, UserError
 from siamdiff.model.folder import INFO
 from siamdiff.model.siamese import SiameseDiffusion
-from siamdiff.run import Status, lease, pin
-from siamdiff.training import bases
+from siamdiff.run import Lease, Status, lease, pin
+from siamdiff.training import bases, checkpoint
 from siamdiff.training.engine import SingleProcess, TorchEngine
 from siamdiff.training.loop import train as train_loop
 
@@ -39,8 +40,7 @@ def train(config: Config, demo: bool) -> None:
     """
     uri = config.run_uri()
     ensure_data(config, demo)
-    with lease(uri), Status(uri, total=config.train.steps).reporting() as status:
-        status.write(phase="preparing")
+    with lease(uri) as held, Status(uri, total=config.train.steps).reporting() as status:
         assert config.data.uri
         shard_set = ShardSet.open(config.data.uri)
         if shard_set.manifest.resolution != config.data.resolution:
@@ -48,20 +48,26 @@ def train(config: Config, demo: bool) -> None:
                 f"{config.data.uri} holds images of {shard_set.manifest.resolution} pixels, data.resolution is "
                 f"{config.data.resolution}; give --data.resolution {shard_set.manifest.resolution} or another root"
             )
+        if not shard_set.keys("train"):
+            raise UserError(
+                f"{config.data.uri} has no sample in its train split (it has {shard_set.manifest.splits}); "
+                "ingest it with a split in which train has a share"
+            )
         base = bases.base_uri(config, shard_set.digest)
-        pin(uri, config, {"data": shard_set.digest, "base": base})
+        pin(uri, config, {"data": shard_set.digest, "base": bases.identity(config, base)})
         if storage.exists(storage.join(uri, "model", INFO)):
             log.info("run %s is finished already: %s", config.train.run, storage.join(uri, "model"))
             status.done = config.train.steps
             return
+        status.write(phase="preparing")
         if config.train.engine == "torch":
             bases.prepare_base(config)
             torch.set_num_threads(max(config.cluster.threads * config.train.workers, 1))
-            train_loop(config, base, SingleProcess(), _torch_engine)
+            train_loop(config, base, held, SingleProcess(), _torch_engine)
         else:
             prepare_base(config)
             cluster.connect()
-            _train_on_workers(config, base)
+            _train_on_workers(config, base, held)
         status.done = config.train.steps
     log.info("trained %d steps: %s", config.train.steps, storage.join(uri, "model"))
 
@@ -81,35 +87,39 @@ def prepare_base(config: Config) -> None:
         bases.prepare_base(config)
         return
     cluster.connect()
-    cores = max(1, int(min(16, ray.cluster_resources().get("CPU", 1))))
+    cores = max(1, int(min(16, cluster.largest_node("CPU"))))
     with cluster.explained():
         ray.get(ray.remote(num_cpus=cores)(_prepare_base).remote(config.model_dump(), cores))
 
 
 def _prepare_base(fields: dict[str, Any], cores: int) -> None:
-    logs.in_worker()
+    logs.in_worker(uses_gpu=False)
     torch.set_num_threads(cores)
     bases.prepare_base(Config(**fields))
 
 
-def _train_on_workers(config: Config, base_uri: str) -> None:
+def _train_on_workers(config: Config, base_uri: str, held: Lease) -> None:
     """Runs the worker group until the last step, starting it again after a loss."""
-    from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
+    from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchConfig, TorchTrainer
 
     gpus = config.cluster.gpus
     resources = {"CPU": 1.0} | ({"GPU": gpus} if gpus else {})
+    need = {name: amount * config.train.workers for name, amount in resources.items()}
+    cluster.check_room(need, "training workers", "lower train.workers or cluster.gpus")
+    attempts = 0
     with _scratch() as folder:
-        for attempt in range(config.train.max_restarts + 1):
+        while True:
+            before = checkpoint.complete_steps(config.run_uri())[-1:]
             trainer = TorchTrainer(
                 _worker,
-                train_loop_config={"config": config.model_dump(), "base_uri": base_uri},
+                train_loop_config={"config": config.model_dump(), "base_uri": base_uri, "lease": held},
                 torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
                 scaling_config=ScalingConfig(
                     num_workers=config.train.workers, use_gpu=bool(gpus), resources_per_worker=resources
                 ),
                 run_config=RunConfig(
-                    name=f"attempt-{attempt}",
+                    name=f"siamdiff-{uuid.uuid4().hex[:8]}",
                     storage_path=folder,
                     failure_config=FailureConfig(max_failures=0),
                 ),
@@ -117,13 +127,17 @@ def _train_on_workers(config: Config, base_uri: str) -> None:
             try:
                 trainer.fit()
                 return
-            except WorkerGroupError as error:
+            except TrainingFailedError as error:
                 _raise_ours(error)
-                log.warning("a worker was lost (%s); attempt %d", cluster.first_line(error), attempt + 1)
-    raise SiamdiffError(
-        f"workers were lost {config.train.max_restarts + 1} times; the last complete checkpoint is kept: look at the "
-        "log above, then run the same command again"
-    )
+                held.check()
+                moved = checkpoint.complete_steps(config.run_uri())[-1:] != before
+                attempts = 1 if moved else attempts + 1
+                if attempts > config.train.max_restarts:
+                    raise SiamdiffError(
+                        f"workers were lost {attempts} times without a new checkpoint, last by: "
+                        f"{cluster.first_line(error)}; look at the log above, then run the same command again"
+                    ) from error
+                log.warning("a worker was lost, starting the workers again: %s", cluster.first_line(error))
 
 
 @contextmanager
@@ -138,7 +152,7 @@ def _scratch() -> Iterator[str]:
 
 def _raise_ours(error: Any) -> None:
     """Raises the SiamdiffError of a worker, if that is what ended the group: trying again would not help."""
-    for failure in error.worker_failures.values():
+    for failure in getattr(error, "worker_failures", {}).values():
         cause = failure
         while cause is not None:
             if isinstance(cause, SiamdiffError):
@@ -153,10 +167,10 @@ def _worker(arguments: dict[str, Any]) -> None:
     warnings.filterwarnings(
         "ignore", category=FutureWarning
     )  # of torch, about DeepSpeed's use of its collectives
-    logs.in_worker()
     config = Config(**arguments["config"])
+    logs.in_worker(uses_gpu=config.cluster.gpus > 0)
     torch.set_num_threads(config.cluster.threads)
-    train_loop(config, arguments["base_uri"], RayContext(), _deepspeed_engine)
+    train_loop(config, arguments["base_uri"], arguments["lease"], RayContext(), _deepspeed_engine)
 
 
 def _torch_engine(model: SiameseDiffusion, config: Config, accumulation: int) -> TorchEngine:

@@ -1,6 +1,5 @@
 """DeepSpeed ZeRO behind the training loop's engine protocol."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ class DeepSpeedEngine:
         deepspeed = _import_deepspeed()
         self.model = model
         self.is_partitioned = zero_stage == 3
+        self.ties_world_size = zero_stage > 0
         trainable = [p for p in model.parameters() if p.requires_grad]
         self.engine, *_ = deepspeed.initialize(
             model=model,
@@ -91,8 +91,6 @@ class DeepSpeedEngine:
 def _import_deepspeed() -> Any:
     """DeepSpeed, kept from compiling its shared-memory collectives for CPUs: they need a compiler on every node and
     half a minute, and gloo serves CPUs, where nobody trains in earnest."""
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     import deepspeed
 
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

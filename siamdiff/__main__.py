@@ -48,7 +48,7 @@ def _add_status(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     parser = commands.add_parser(
         "status",
         help="how a run or a set being made stands",
-        description="Phase, done and left, last sign of life and last error of a run, a synthetic set or an evaluation.",
+        description="Phase, done and left, last sign of life and last error of a run or a set being made.",
     )
     parser.add_argument("uri", metavar="URI", help="its folder: ROOT/runs/RUN, ROOT/synthetic/DIGEST")
     parser.set_defaults(run=_status)

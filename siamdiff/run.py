@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,6 +21,14 @@ log = logging.getLogger(__name__)
 
 RENEW_SECONDS = 10.0
 TAKEOVER_SECONDS = 30.0
+SETTLE_SECONDS = 2.0
+
+
+def readable_seconds(seconds: float) -> str:
+    """3725.0 -> "1:02:05"."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def now() -> str:
@@ -94,12 +102,15 @@ class Status:
         """
         uri = storage.join(self.uri, "status.json")
         earlier = _read(uri)
+        if earlier:
+            self.done = earlier["done"]
         try:
             yield self
         except BaseException as error:
             if isinstance(error, UserError) and earlier.get("phase") == "finished":
                 storage.write_json(uri, earlier)
                 raise
+            self.done = _read(uri).get("done", self.done)  # workers write it too
             code = error.exit_code if isinstance(error, SiamdiffError) else 1
             message = str(error) or type(error).__name__
             self.write(phase="failed", error=message, exit_code=code)
@@ -127,61 +138,76 @@ def _is_dead(holder: dict[str, Any]) -> bool:
     return not Path(f"/proc/{holder['pid']}").exists()
 
 
+class InUseError(UserError):
+    """Another writer renews the lease."""
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The right to write in a folder; may be sent to other processes."""
+
+    uri: str  # of lease.json
+    token: str
+
+    def check(self) -> None:
+        """Called before every write that counts.
+
+        Raises:
+            SiamdiffError: another job holds the folder by now.
+        """
+        if not self._is_held():
+            folder = self.uri.rpartition("/")[0]
+            raise SiamdiffError(f"another job took over {folder}; this one stops without writing further")
+
+    def _is_held(self) -> bool:
+        return _read(self.uri).get("token") == self.token
+
+    def _content(self, count: int) -> dict[str, Any]:
+        return {"token": self.token, "count": count, "renewed": now()} | _identity()
+
+    def _renew(self, every: float, stop: threading.Event) -> None:
+        count = 0
+        while not stop.wait(every):
+            try:
+                if not self._is_held():
+                    return
+                count += 1
+                storage.write_json(self.uri, self._content(count))
+            except SiamdiffError as error:  # `check` will tell whether another used the gap
+                log.warning("the lease could not be renewed: %s", error)
+
+
 @contextmanager
 def lease(
     folder_uri: str, *, renew_seconds: float = RENEW_SECONDS, takeover_seconds: float = TAKEOVER_SECONDS
-) -> Iterator[Callable[[], None]]:
+) -> Iterator[Lease]:
     """Holds `lease.json` in a folder while the block runs, so that it has one writer.
 
     A lease that is renewed is respected; one that is not renewed for `takeover_seconds` (watched here, so clocks of
     different machines do not matter), or whose process is known to be dead, is taken over.
 
-    Yields:
-        A check to call before a write that counts; it raises SiamdiffError once the lease was lost to another.
-
     Raises:
-        UserError: another writer renews the lease.
+        InUseError: another writer renews the lease.
     """
-    uri = storage.join(folder_uri, "lease.json")
-    _wait_until_free(uri, folder_uri, takeover_seconds)
-    token = uuid.uuid4().hex
-    stop, lost = threading.Event(), threading.Event()
-
-    def write(count: int) -> None:
-        storage.write_json(uri, {"token": token, "count": count, "renewed": now()} | _identity())
-
-    def keep() -> None:
-        count = 0
-        while not stop.wait(renew_seconds):
-            try:
-                if _read(uri).get("token") != token:
-                    lost.set()
-                    return
-                count += 1
-                write(count)
-            except SiamdiffError:  # a store out of reach for so long: another may hold the lease by now
-                log.exception("the lease of %s could not be renewed", folder_uri)
-                lost.set()
-                return
-
-    def check() -> None:
-        if lost.is_set():
-            raise SiamdiffError(f"another job took over {folder_uri}; this one stops without writing further")
-
-    write(0)
-    # Two newcomers may both have found the lease free: the last to write holds it, the other sees that and leaves.
-    time.sleep(min(0.2, renew_seconds / 4))
-    if _read(uri).get("token") != token:
-        raise _in_use(folder_uri, _read(uri))
-    thread = threading.Thread(target=keep, name="lease", daemon=True)
+    held = Lease(storage.join(folder_uri, "lease.json"), uuid.uuid4().hex)
+    content = held._content(0)
+    if not storage.put_if_absent(held.uri, storage.canonical_json(content)):
+        _wait_until_free(held.uri, folder_uri, takeover_seconds)
+        storage.write_json(held.uri, content)
+        # Of two that take over at once the last to write holds it; the other sees that after a moment and leaves.
+        time.sleep(min(SETTLE_SECONDS, renew_seconds))
+        if not held._is_held():
+            raise _in_use(folder_uri, _read(held.uri))
+    stop = threading.Event()
+    thread = threading.Thread(target=held._renew, args=(renew_seconds, stop), name="lease", daemon=True)
     thread.start()
     try:
-        yield check
+        yield held
     finally:
         stop.set()
         thread.join()
-        if not lost.is_set():
-            storage.delete(uri)
+        if held._is_held():
+            storage.delete(held.uri)
 
 
 def _read(uri: str) -> dict[str, Any]:
@@ -191,10 +217,10 @@ def _read(uri: str) -> dict[str, Any]:
         return {}
 
 
-def _in_use(folder_uri: str, holder: dict[str, Any]) -> UserError:
-    return UserError(
+def _in_use(folder_uri: str, holder: dict[str, Any]) -> InUseError:
+    return InUseError(
         f"{folder_uri} is in use by process {holder.get('pid')} on {holder.get('host')} (last sign of life "
-        f"{holder.get('renewed')}); wait for it or stop it, or give another name with --train.run"
+        f"{holder.get('renewed')}); wait for it or stop it, or name another one"
     )
 
 

@@ -9,6 +9,7 @@ permissions, SiamdiffError for a store that stays unreachable or a disk that is 
 import contextlib
 import errno
 import functools
+import hashlib
 import json
 import os
 import shutil
@@ -22,11 +23,11 @@ from typing import Any, ParamSpec, TypeVar
 import fsspec
 from botocore.exceptions import (
     BotoCoreError,
-    ConnectTimeoutError,
     HTTPClientError,
     NoCredentialsError,
     PartialCredentialsError,
 )
+from botocore.exceptions import ConnectionError as StoreConnectionError
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential_jitter
 
 from siamdiff.errors import SiamdiffError, UserError
@@ -34,7 +35,16 @@ from siamdiff.errors import SiamdiffError, UserError
 RETRY_SECONDS = 60.0
 PROBE_SECONDS = 5.0
 _PARTIAL = ".partial-"  # prefix of a local file that is still being written; never listed
-_BUSY = {errno.EBUSY, errno.EIO, errno.ETIMEDOUT, errno.ECONNRESET, errno.ECONNREFUSED, errno.EAGAIN}
+# s3fs turns HTTP 500 into EREMOTEIO, 503 into EBUSY
+_BUSY = {
+    errno.EBUSY,
+    errno.EIO,
+    errno.EREMOTEIO,
+    errno.ETIMEDOUT,
+    errno.ECONNRESET,
+    errno.ECONNREFUSED,
+    errno.EAGAIN,
+}
 _UPLOAD_THREADS = 8
 
 P = ParamSpec("P")
@@ -89,7 +99,7 @@ def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
 
 def _is_passing(error: BaseException) -> bool:
-    if isinstance(error, (HTTPClientError, ConnectTimeoutError, ConnectionError, TimeoutError)):
+    if isinstance(error, (StoreConnectionError, HTTPClientError, ConnectionError, TimeoutError)):
         return True
     return isinstance(error, OSError) and error.errno in _BUSY
 
@@ -172,7 +182,11 @@ def probe(uri: str) -> None:
 def exists(uri: str) -> bool:
     """Whether an object (not a folder) lies at `uri`."""
     fs, path = filesystem(uri)
-    return bool(fs.isfile(path))
+    try:
+        # not fs.isfile, which answers False when the store does not answer
+        return fs.info(path)["type"] == "file"
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 @_store_call
@@ -260,7 +274,7 @@ def list_files(uri: str) -> dict[str, int]:
     Folder markers (zero bytes, name ending in "/") and files still being written are left out.
     """
     fs, path = filesystem(uri)
-    found: Any = fs.find(path, detail=True)
+    found: Any = fs.find(path, detail=True) if local_path(uri) is None else _walk(fs, path)
     files = {}
     for name, info in found.items():
         relative = name.removeprefix(path).lstrip("/")
@@ -269,15 +283,18 @@ def list_files(uri: str) -> dict[str, int]:
     return dict(sorted(files.items()))
 
 
-@_store_call
-def list_folders(uri: str) -> list[str]:
-    """Names of the folders directly under `uri`, sorted; [] where there are none."""
-    fs, path = filesystem(uri)
-    try:
-        entries = fs.ls(path, detail=True)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    return sorted(name_of(entry["name"]) for entry in entries if entry["type"] == "directory")
+def _walk(fs: fsspec.AbstractFileSystem, path: str) -> dict[str, Any]:
+    """Files below a local folder. fsspec's `find` would take an unreadable folder for an empty one."""
+    files: dict[str, Any] = {}
+    walk: Any = fs.walk  # its annotation knows no callable for on_error
+    for _, _, infos in walk(path, detail=True, on_error=_unless_missing):
+        files |= {info["name"]: info for info in infos.values()}
+    return files
+
+
+def _unless_missing(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def read_json(uri: str) -> Any:
@@ -318,6 +335,12 @@ def download_file(uri: str, target: Path) -> None:
     with _partial_file(target) as partial:
         fs.get_file(path, str(partial))
         os.replace(partial, target)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a local file, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def upload_folder(uri: str, source: Path) -> None:

@@ -36,12 +36,19 @@ def test_status_says_how_it_ended(tmp_path: Path):
         assert storage.read_json(f"{uri}/status.json")["left"] == 3
     assert storage.read_json(f"{uri}/status.json")["exit_code"] == 0
     with pytest.raises(UserError), Status(uri).reporting():
-        raise UserError("a mistake")
+        raise UserError("a mistake in calling it again")
+    assert storage.read_json(f"{uri}/status.json")["exit_code"] == 0
+
+
+@pytest.mark.parametrize(("error", "code"), [(UserError("a mistake"), 2), (KeyError("a fault"), 1)])
+def test_status_says_what_failed_and_how_far_it_was(tmp_path: Path, error: Exception, code: int):
+    uri = str(tmp_path)
+    with pytest.raises(type(error)), Status(uri, total=5).reporting():
+        Status(uri, total=5).write(phase="training", done=3)  # as a worker does
+        raise error
     ended = storage.read_json(f"{uri}/status.json")
-    assert (ended["phase"], ended["exit_code"], ended["error"]) == ("failed", 2, "a mistake")
-    with pytest.raises(KeyError), Status(uri).reporting():
-        raise KeyError("bug")
-    assert storage.read_json(f"{uri}/status.json")["exit_code"] == 1
+    assert (ended["phase"], ended["exit_code"], ended["done"], ended["left"]) == ("failed", code, 3, 2)
+    assert ended["error"] == str(error)
 
 
 def test_a_lease_that_is_renewed_is_respected(tmp_path: Path):
@@ -59,8 +66,8 @@ def test_a_lease_that_is_not_renewed_is_taken_over(tmp_path: Path):
     other = {"token": "t", "count": 3, "renewed": "2026-01-01T00:00:00+00:00", "host": "elsewhere", "pid": 1}
     (tmp_path / "lease.json").write_text(json.dumps(other))
     started = time.monotonic()
-    with lease(str(tmp_path), renew_seconds=0.1, takeover_seconds=0.5) as check:
-        check()
+    with lease(str(tmp_path), renew_seconds=0.1, takeover_seconds=0.5) as held:
+        held.check()
     assert 0.5 <= time.monotonic() - started < 5
 
 
@@ -75,12 +82,12 @@ def test_the_lease_of_a_dead_process_is_taken_over_at_once(tmp_path: Path):
 
 
 def test_whoever_lost_the_lease_may_not_write(tmp_path: Path):
-    with lease(str(tmp_path), renew_seconds=0.05) as check:
+    with lease(str(tmp_path), renew_seconds=0.05) as held:
         other = {"token": "t", "count": 0, "renewed": "", "host": "elsewhere", "pid": 1}
         storage.write_json(str(tmp_path / "lease.json"), other)
         time.sleep(0.5)
         with pytest.raises(SiamdiffError, match="took over"):
-            check()
+            held.check()
     assert json.loads((tmp_path / "lease.json").read_text())["token"] == "t"
 
 

@@ -24,13 +24,11 @@ def test_what_is_written_is_read_and_listed(root: str):
     assert storage.read_json(storage.join(root, "c.json")) == {"x": [1, 2]}
     assert list(storage.list_files(root)) == ["a/b.bin", "c.json"]
     assert storage.list_files(root)["a/b.bin"] == 5
-    assert storage.list_folders(root) == ["a"]
 
 
 def test_missing_objects_are_missing(root: str):
     assert not storage.exists(storage.join(root, "x"))
     assert storage.list_files(root) == {}
-    assert storage.list_folders(root) == []
     with pytest.raises(FileNotFoundError):
         storage.read_bytes(storage.join(root, "x"))
     storage.delete(storage.join(root, "x"))
@@ -84,6 +82,40 @@ def test_broken_json_is_damage(tmp_path: Path):
     (tmp_path / "x.json").write_text("{")
     with pytest.raises(SiamdiffError, match="not valid JSON"):
         storage.read_json(str(tmp_path / "x.json"))
+
+
+def test_a_store_that_is_away_for_seconds_is_waited_for(s3):
+    uri = storage.join(s3.new_root(), "x")
+    storage.write_bytes(uri, b"1")
+    answers = []
+    s3.stop()
+    reader = threading.Thread(target=lambda: answers.extend([storage.exists(uri), storage.read_bytes(uri)]))
+    reader.start()
+    s3.start()
+    reader.join()
+    assert answers == [True, b"1"]
+
+
+def test_a_store_that_stays_away_is_not_an_empty_one(s3, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(storage, "RETRY_SECONDS", 0.5)
+    uri = storage.join(s3.new_root(), "x")
+    storage.write_bytes(uri, b"1")
+    s3.stop()
+    try:
+        for call in (storage.exists, storage.list_files, storage.read_bytes):
+            with pytest.raises(SiamdiffError, match="cannot be reached"):
+                call(uri)
+    finally:
+        s3.start()
+
+
+def test_an_unreadable_folder_is_not_an_empty_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def fail(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "scandir", fail)
+    with pytest.raises(UserError, match="no access"):
+        storage.list_files(str(tmp_path))
 
 
 def probe_in_process(uri: str, **environment: str) -> str:

@@ -16,6 +16,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from siamdiff.data.shardset import ShardSet
+from siamdiff.errors import SiamdiffError
 
 _ORDER, _DRAWS = 0, 1  # streams of random numbers under one seed
 
@@ -103,8 +104,11 @@ class Batch:
         )
 
 
-class StreamDataset(Dataset[dict[str, Any]]):
-    """Samples by position in the stream, with their draws."""
+class StreamDataset(Dataset[dict[str, Any] | SiamdiffError]):
+    """Samples by position in the stream, with their draws.
+
+    A damaged shard is handed on as the error itself: raised in a reading process it would come out as a traceback.
+    """
 
     def __init__(
         self,
@@ -118,9 +122,12 @@ class StreamDataset(Dataset[dict[str, Any]]):
         self.stream = stream
         self.draw_arguments = (tuple(latent_shape), num_timesteps, prompt_drop)
 
-    def __getitem__(self, position: int) -> dict[str, Any]:
+    def __getitem__(self, position: int) -> dict[str, Any] | SiamdiffError:
         """One sample: arrays as in `Batch`, without the first axis."""
-        sample = self.shard_set.read(self.stream.key_at(position))
+        try:
+            sample = self.shard_set.read(self.stream.key_at(position))
+        except SiamdiffError as error:
+            return error
         draws = self.stream.draws(position, *self.draw_arguments)
         mask = image_tensor(sample.mask[..., None].repeat(3, axis=2)) > 0.5
         return {
@@ -140,7 +147,14 @@ def image_tensor(image: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float() / 255
 
 
-def _collate(items: list[dict[str, Any]]) -> Batch:
+def _collate(items: list[dict[str, Any] | SiamdiffError]) -> Batch | SiamdiffError:
+    for item in items:
+        if isinstance(item, SiamdiffError):
+            return item
+    return _stack([item for item in items if isinstance(item, dict)])
+
+
+def _stack(items: list[dict[str, Any]]) -> Batch:
     columns: dict[str, Any] = {name: [item[name] for item in items] for name in items[0]}
     stacked: dict[str, Any] = {
         name: torch.stack(rows) if isinstance(rows[0], torch.Tensor) else rows
@@ -163,6 +177,9 @@ def load_batches(
     """The batches of one worker from `first_step` up to, not including, `last_step`, `micro_batch` samples each.
 
     `micro_batch` must divide the worker's share of the batch; several batches then make one step.
+
+    Raises:
+        SiamdiffError: a shard is missing or damaged.
     """
     stream = dataset.stream
     positions = (
@@ -181,4 +198,7 @@ def load_batches(
         multiprocessing_context="forkserver" if loader_workers else None,
         prefetch_factor=4 if loader_workers else None,
     )
-    return iter(loader)
+    for batch in loader:
+        if isinstance(batch, SiamdiffError):
+            raise batch
+        yield batch

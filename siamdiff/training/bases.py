@@ -2,7 +2,9 @@
 
 import logging
 import tempfile
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,11 +13,12 @@ from siamdiff.config import Config, digest
 from siamdiff.data.shardset import ShardSet
 from siamdiff.errors import UserError
 from siamdiff.model.tiny import make_tiny_base
-from siamdiff.run import lease
+from siamdiff.run import InUseError, Lease, lease
 
 log = logging.getLogger(__name__)
 
 INFO = "siamdiff.json"  # written last: a base without it is not whole
+WAIT_SECONDS = 5.0
 MAX_IMAGES = 2048  # as many as its short training can look at
 
 
@@ -31,6 +34,7 @@ def base_uri(config: Config, data_digest: str) -> str:
         "seed": model.seed,
         "vae_steps": model.vae_steps,
         "unet_steps": model.unet_steps,
+        "prompt": config.data.prompt,
     }
     return storage.join(config.root, "bases", f"tiny-{digest(made_from)[:16]}")
 
@@ -41,8 +45,10 @@ def prepare_base(config: Config) -> str:
     Returns:
         The base's URI.
 
+    Where another process makes the same tiny base right now, its end is waited for.
+
     Raises:
-        UserError: nothing lies at the base that was given, or another process makes the same tiny base right now.
+        UserError: nothing lies at the base that was given.
     """
     assert config.data.uri
     shard_set = ShardSet.open(config.data.uri)
@@ -53,12 +59,26 @@ def prepare_base(config: Config) -> str:
                 f"no base at {uri}; give a folder in diffusers' layout with --model.base, or 'tiny'"
             )
         return uri
-    if storage.exists(storage.join(uri, INFO)):
-        log.info("base %s is there already", uri)
-        return uri
+    while not _is_whole(uri):
+        try:
+            with lease(uri) as held:
+                if not _is_whole(uri):
+                    _make(config, shard_set, uri, held)
+        except InUseError:
+            log.info("another job makes %s; waiting for it", uri)
+            time.sleep(WAIT_SECONDS)
+    log.info("base: %s", uri)
+    return uri
+
+
+def _is_whole(uri: str) -> bool:
+    return storage.exists(storage.join(uri, INFO))
+
+
+def _make(config: Config, shard_set: ShardSet, uri: str, held: Lease) -> None:
     keys = shard_set.keys("train")[:MAX_IMAGES]
     images = np.stack([shard_set.read(key).image for key in keys])  # (N, H, W, 3)
-    with lease(uri), tempfile.TemporaryDirectory(prefix="siamdiff-base-") as temporary:
+    with tempfile.TemporaryDirectory(prefix="siamdiff-base-") as temporary:
         folder = Path(temporary)
         log.info("making a tiny base from %d images: VAE, then UNet without control", len(images))
         make_tiny_base(
@@ -73,9 +93,14 @@ def prepare_base(config: Config) -> str:
         )
         info = (folder / INFO).read_bytes()
         (folder / INFO).unlink()
+        held.check()
         storage.upload_folder(uri, folder)
         storage.write_bytes(storage.join(uri, INFO), info)
-    return uri
+
+
+def identity(config: Config, uri: str) -> Any:
+    """What a run is pinned to: the tiny base's URI, which names all it is made from; else files and sizes."""
+    return uri if config.model.base == "tiny" else [uri, storage.list_files(uri)]
 
 
 def _report(part: str, step: int, steps: int, loss: float) -> None:

@@ -3,7 +3,6 @@
 The marker `complete.json` is written last and names every file with its hash; a checkpoint without it never counts.
 """
 
-import hashlib
 import logging
 from pathlib import Path
 from typing import Any
@@ -39,7 +38,7 @@ def upload_part(run_uri: str, step: int, part: Path) -> dict[str, Any]:
     for path in sorted(path for path in part.rglob("*") if path.is_file()):
         name = path.relative_to(part).as_posix()
         storage.upload_file(storage.join(folder_uri(run_uri, step), name), path)
-        files[name] = {"size": path.stat().st_size, "sha256": file_sha256(path)}
+        files[name] = {"size": path.stat().st_size, "sha256": storage.file_sha256(path)}
     return files
 
 
@@ -71,16 +70,10 @@ def fetch(run_uri: str, step: int, target: Path) -> dict[str, Any]:
             storage.download_file(storage.join(uri, name), target / name)
         except FileNotFoundError:
             raise SiamdiffError(f"checkpoint {uri} is damaged: {name} is missing; {_remedy(uri)}") from None
-        if file_sha256(target / name) != expected["sha256"]:
+        if storage.file_sha256(target / name) != expected["sha256"]:
             raise SiamdiffError(f"checkpoint {uri} is damaged: {name} has another hash; {_remedy(uri)}")
     return marker
 
 
 def _remedy(uri: str) -> str:
     return f"delete {uri} to go on from the checkpoint before it"
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

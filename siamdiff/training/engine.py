@@ -36,6 +36,7 @@ class Engine(Protocol):
 
     model: SiameseDiffusion
     is_partitioned: bool  # weights are spread over the workers: a forward pass needs every worker
+    ties_world_size: bool  # a checkpoint can be read by as many workers only as wrote it
 
     def forward(
         self, inputs: StepInputs, weights: LossWeights
@@ -85,6 +86,7 @@ class TorchEngine:
     """AdamW in one process, fp32."""
 
     is_partitioned = False
+    ties_world_size = False
 
     def __init__(
         self, model: SiameseDiffusion, *, learning_rate: float, weight_decay: float, accumulation: int

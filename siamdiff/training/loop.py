@@ -18,7 +18,7 @@ from siamdiff.model.base import Base, load_base
 from siamdiff.model.controlnet import SiameseControlNetModel
 from siamdiff.model.folder import save_model
 from siamdiff.model.siamese import SiameseDiffusion
-from siamdiff.run import Status
+from siamdiff.run import Lease, Status
 from siamdiff.training import checkpoint
 from siamdiff.training.encoders import FrozenEncoders
 from siamdiff.training.engine import Context, Engine, load_trained
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 MakeEngine = Callable[[SiameseDiffusion, Config, int], Engine]  # model, configuration, accumulation
 
 
-def train(config: Config, base_uri: str, context: Context, make_engine: MakeEngine) -> None:
+def train(config: Config, base_uri: str, lease: Lease, context: Context, make_engine: MakeEngine) -> None:
     """Trains from the last complete checkpoint, or from the base, to the last step; then writes `model/`.
 
     Called on every worker with the same arguments.
@@ -39,16 +39,18 @@ def train(config: Config, base_uri: str, context: Context, make_engine: MakeEngi
     Args:
         config: resolved configuration.
         base_uri: folder of the base in diffusers' layout.
+        lease: the right to write in the run's folder.
         context: this worker's place.
         make_engine: wraps the model with an optimizer.
 
     Raises:
-        SiamdiffError: damaged checkpoint or shard, loss that is not finite, unreachable store.
+        UserError: the newest checkpoint was written by another number of workers than can read it.
+        SiamdiffError: damaged checkpoint or shard, loss that is not finite, unreachable store, lease lost.
     """
     torch.manual_seed(config.train.seed)
     with storage.local_copy(base_uri) as folder:
         base = load_base(str(folder))
-        trainer = _Trainer(config, base, context, make_engine)
+        trainer = _Trainer(config, base, lease, context, make_engine)
         trainer.run()
         trainer.export(folder)
 
@@ -64,16 +66,14 @@ class _Window:
 class _Trainer:
     """One worker's state between steps: encoders, engine, stream; on rank 0 also the record."""
 
-    def __init__(self, config: Config, base: Base, context: Context, make_engine: MakeEngine) -> None:
+    def __init__(
+        self, config: Config, base: Base, lease: Lease, context: Context, make_engine: MakeEngine
+    ) -> None:
         assert config.data.uri
-        self.config, self.context, self.base = config, context, base
+        self.config, self.context, self.base, self.lease = config, context, base, lease
         self.run_uri = config.run_uri()
         self.shard_set = ShardSet.open(config.data.uri)
         self.stream = Stream(tuple(self.shard_set.keys("train")), config.train.seed, config.train.batch_size)
-        if not self.stream.keys:
-            raise UserError(
-                f"{config.data.uri} has no sample in its train split; ingest it with another data.split"
-            )
         self.encoders = FrozenEncoders(base, context.device)
         share = config.train.batch_size // context.world_size
         self.micro_batch = config.train.micro_batch or share
@@ -98,7 +98,12 @@ class _Trainer:
         if not steps:
             return 0
         with tempfile.TemporaryDirectory(prefix="siamdiff-resume-") as folder:
-            checkpoint.fetch(self.run_uri, steps[0], Path(folder))
+            marker = checkpoint.fetch(self.run_uri, steps[0], Path(folder))
+            if self.engine.ties_world_size and marker["world_size"] != self.context.world_size:
+                raise UserError(
+                    f"the checkpoint of step {steps[0]} was written by {marker['world_size']} workers, "
+                    f"train.workers is {self.context.world_size}; go on with --train.workers {marker['world_size']}"
+                )
             self.engine.load(Path(folder))
         if self.context.rank == 0:
             log.info("resuming after step %d", steps[0])
@@ -126,6 +131,8 @@ class _Trainer:
                 self._preview(previews)
             if saves:
                 self._checkpoint(record)
+        if record:
+            record.close()
 
     def _batches(self) -> Any:
         train, vae = self.config.train, self.base.vae
@@ -203,6 +210,7 @@ class _Trainer:
         parts = self.context.gather(files)
         if record:
             record.flush(self.step)
+            self.lease.check()
             merged = {name: info for part in parts for name, info in part.items()}
             checkpoint.complete(
                 self.run_uri, self.step, merged, self.context.world_size, self.config.train.checkpoints_kept
@@ -219,5 +227,6 @@ class _Trainer:
             assert isinstance(controlnet, SiameseControlNetModel)
             model = SiameseDiffusion(base.unet, controlnet, base.scheduler.alphas_cumprod)
             load_trained(model, weights)
+            self.lease.check()
             save_model(storage.join(self.run_uri, "model"), base_folder, model, self.config, self.shard_set)
         self.context.gather(None)

@@ -12,6 +12,7 @@ from torch.utils.tensorboard.writer import SummaryWriter
 
 from siamdiff import storage
 from siamdiff.errors import SiamdiffError
+from siamdiff.run import readable_seconds
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +33,9 @@ class Record:
         self._started = time.monotonic()
         self._first_step = first_step
         self._marked = (time.monotonic(), first_step)
-        self._events = Path(tempfile.mkdtemp(prefix="siamdiff-events-"))
-        self._writer = SummaryWriter(str(self._events))
+        self._folder = tempfile.TemporaryDirectory(prefix="siamdiff-events-")
+        self._events = Path(self._folder.name)
+        self._writer = SummaryWriter(str(self._events), purge_step=first_step + 1)
 
     def _cut_keys(self, first_step: int) -> None:
         uri = storage.join(self.run_uri, "logs", "keys")
@@ -52,16 +54,17 @@ class Record:
         Raises:
             SiamdiffError: a loss is not finite.
         """
+        self.keys += keys
         if wrong := [name for name, value in terms.items() if not math.isfinite(value)]:
+            self._write_keys(step)
             raise SiamdiffError(
                 f"{wrong[0]} is {terms[wrong[0]]} after step {step}; the last checkpoint is good: "
-                "lower train.learning_rate, or look at the samples of this step in logs/keys"
+                "lower train.learning_rate, or look at the samples that logs/keys names last"
             )
         seconds, steps = time.monotonic() - self._marked[0], step - self._marked[1]
         self._marked = (time.monotonic(), step)
         row = {"step": step, **terms, "samples_per_second": steps * self.batch_size / seconds}
         self.rows.append(row)
-        self.keys += keys
         for name, value in row.items():
             if name != "step":
                 self._writer.add_scalar(name if name == "samples_per_second" else f"loss/{name}", value, step)
@@ -80,13 +83,21 @@ class Record:
         """Writes everything up to `step` to the store, before the checkpoint of that step counts."""
         lines = "".join(json.dumps(row) + "\n" for row in self.rows)
         storage.write_bytes(storage.join(self.run_uri, "metrics.jsonl"), lines.encode())
+        self._write_keys(step)
+        self._writer.flush()
+        storage.upload_folder(storage.join(self.run_uri, "tensorboard"), self._events)
+
+    def _write_keys(self, step: int) -> None:
         if self.keys:
             name = f"{self.first_key_step:08d}-{step:08d}.jsonl"
             lines = "".join(json.dumps(row) + "\n" for row in self.keys)
             storage.write_bytes(storage.join(self.run_uri, "logs", "keys", name), lines.encode())
             self.keys, self.first_key_step = [], step
-        self._writer.flush()
-        storage.upload_folder(storage.join(self.run_uri, "tensorboard"), self._events)
+
+    def close(self) -> None:
+        """Ends the event file; everything that counts was flushed before."""
+        self._writer.close()
+        self._folder.cleanup()
 
 
 def _read_rows(uri: str) -> list[dict[str, Any]]:
@@ -94,10 +105,3 @@ def _read_rows(uri: str) -> list[dict[str, Any]]:
         return [json.loads(line) for line in storage.read_bytes(uri).splitlines()]
     except FileNotFoundError:
         return []
-
-
-def readable_seconds(seconds: float) -> str:
-    """3725.0 -> "1:02:05"."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,6 +1,7 @@
 """The loop in one process: what a run leaves, exact resume, independence of the batch's division."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from siamdiff.config import Config
 from siamdiff.errors import SiamdiffError
 from siamdiff.model.base import load_base
 from siamdiff.model.folder import load_model
+from siamdiff.run import lease
 from siamdiff.training import bases, checkpoint
 from siamdiff.training.engine import SingleProcess, TorchEngine
 from siamdiff.training.loop import train
@@ -42,7 +44,9 @@ def run(config: Config, kind: type[TorchEngine] = TorchEngine) -> None:
             accumulation=accumulation,
         )
 
-    train(config, bases.prepare_base(config), SingleProcess(torch.device("cpu")), make)
+    base = bases.prepare_base(config)
+    with lease(config.run_uri()) as held:
+        train(config, base, held, SingleProcess(torch.device("cpu")), make)
 
 
 def metrics(config: Config) -> list[dict[str, float]]:
@@ -157,3 +161,17 @@ def test_a_loss_that_is_not_finite_stops_the_run(root: Path):
     config = small_config(str(root), train={"run": "diverged", "learning_rate": 1e30})
     with pytest.raises(SiamdiffError, match="after step"):
         run(config)
+    assert key_log(config)[-1][0] >= 1  # the samples that the message sends people to
+
+
+def test_a_damaged_shard_met_by_a_reading_process_is_one_line(root: Path, tmp_path: Path):
+    shutil.copytree(root, tmp_path / "root")
+    config = small_config(str(tmp_path / "root"), train={"run": "flipped", "loader_workers": 1})
+    bases.prepare_base(config)
+    shard = sorted((tmp_path / "root" / "data" / "shards").glob("train-*.tar"))[0]
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(SiamdiffError, match="is damaged: its hash") as caught:
+        run(config)
+    assert "Traceback" not in str(caught.value)
