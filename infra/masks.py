@@ -13,16 +13,11 @@ from siamdiff.errors import SiamdiffError
 from siamdiff.sampling.conditions import read_conditions
 from siamdiff.sampling.plan import Plan, ShardPlan
 
-# What may go wrong with one shard and leave the others untouched. PyTorch raises RuntimeError, also out of memory.
-SHARD_FAILURES = (SiamdiffError, OSError, RuntimeError, ValueError)
+# What may go wrong with one shard and leave the process fit for others. RuntimeError is none of it: PyTorch raises it
+# for faults after which a GPU's context is dead.
+SHARD_FAILURES = (SiamdiffError, OSError, ValueError)
 
-
-@lru_cache(maxsize=1)
-def _open_masks(uri: str, digest: str) -> ShardSet:
-    masks = ShardSet.open(uri)
-    if masks.digest != digest:
-        raise SiamdiffError(f"{uri} was replaced while the job ran; run the same command again for a new set")
-    return masks
+_open_masks = lru_cache(maxsize=1)(ShardSet.open)
 
 
 def read_masks(row: dict[str, Any], masks_uri: str, plan: Plan) -> dict[str, Any]:

@@ -1,16 +1,13 @@
 """A complete shard set, read in any order: real or synthetic, on a disk or in an object store."""
 
-import fcntl
 import hashlib
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from siamdiff import storage
+from siamdiff.data.cache import cached
 from siamdiff.data.manifest import Manifest, ShardEntry, finish_set, read_index, read_manifest
 from siamdiff.data.sample import EncodedSample, Sample
 from siamdiff.data.shards import IndexRow, tar_uri, unpack
@@ -42,15 +39,19 @@ class ShardSet:
         self._position = {key: i for i, key in enumerate(index["key"].to_pylist())}
 
     @classmethod
-    def open(cls, uri: str) -> "ShardSet":
-        """Opens the set at `uri`.
+    def open(cls, uri: str, digest: str | None = None) -> "ShardSet":
+        """Opens the set at `uri`, for a job at work the one with the digest that it began with.
 
         Raises:
             UserError: not a complete set, or of an unknown schema.
-            SiamdiffError: manifest or index is damaged.
+            SiamdiffError: manifest or index is damaged, or the set has another digest.
         """
         uri = storage.normalize(uri)
         manifest = read_manifest(uri)
+        if digest not in (None, manifest.digest):
+            raise SiamdiffError(
+                f"{uri} was replaced while the job ran; run the same command again for the new set"
+            )
         return cls(uri, manifest, read_index(uri, manifest))
 
     @property
@@ -99,11 +100,6 @@ class ShardSet:
         return self.read_encoded(key).decode()
 
 
-def cache_folder() -> Path:
-    """Where shards of object stores are kept on this node: SIAMDIFF_CACHE, else ~/.cache/siamdiff. Safe to delete."""
-    return Path(os.environ.get("SIAMDIFF_CACHE") or Path.home() / ".cache" / "siamdiff")
-
-
 def _local_tar(set_uri: str, shard: ShardEntry) -> Path:
     """A local file with the shard's bytes, whose hash was checked by this process."""
     uri = tar_uri(set_uri, shard.name)
@@ -123,29 +119,19 @@ def _fetch(uri: str, shard: ShardEntry) -> Path:
                 f"{uri} is damaged: its hash is not the manifest's; restore it, or make the set again"
             )
         return in_place
-    cached = cache_folder() / "shards" / f"{shard.sha256}.tar"
-    with _only_one(cached.with_suffix(".lock")):
-        if cached.is_file() and file_sha256(cached) == shard.sha256:
-            return cached
+    with cached(f"shards/{shard.sha256}.tar") as copy:
+        if copy.is_file() and file_sha256(copy) == shard.sha256:
+            return copy
         try:
-            storage.download_file(uri, cached)
+            storage.download_file(uri, copy)
         except FileNotFoundError as error:
             raise SiamdiffError(f"{uri} is missing; make the set again") from error
-        if file_sha256(cached) != shard.sha256:
-            cached.unlink()
+        if file_sha256(copy) != shard.sha256:
+            copy.unlink()
             raise SiamdiffError(
                 f"{uri} is damaged: its hash is not the manifest's; restore it, or make the set again"
             )
-        return cached
-
-
-@contextmanager
-def _only_one(lock: Path) -> Iterator[None]:
-    """Keeps the other processes of this node out: a shard is downloaded once, by the first that needs it."""
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with open(lock, "wb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        return copy
 
 
 def file_sha256(path: Path) -> str:
