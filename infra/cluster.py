@@ -46,6 +46,18 @@ def connect() -> None:
     log.info("Ray: %s", ", ".join(f"{name} {amount:g}" for name, amount in _resources().items()))
 
 
+def configure_data() -> None:
+    """Sets what every stage wants of Ray Data: no lines but ours, and a task's own error as the cause of a failure."""
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.raise_original_map_exception = True
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # that there are no bars
+
+
 @contextmanager
 def explained() -> Iterator[None]:
     """Turns what Ray raises into ours: a SiamdiffError of a task or actor comes out as it went in.
@@ -103,8 +115,15 @@ def largest_node(resource: str) -> float:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message; Ray's go on with a stack trace."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """One line of an error's message: of what was raised on the cluster where Ray wraps it in a stack trace."""
+    from ray.exceptions import RayActorError, RayTaskError
+
+    if isinstance(error, RayTaskError) and error.cause:
+        error = error.cause
+    lines = (str(error).strip() or type(error).__name__).splitlines()
+    in_constructor = isinstance(error, RayActorError) and error.actor_init_failed
+    line = lines[-1 if in_constructor else 0]  # the trace of a constructor ends with its error
+    return line.removeprefix("siamdiff.errors.UserError: ").removeprefix("siamdiff.errors.SiamdiffError: ")
 
 
 def _resources() -> dict[str, float]:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from infra.measure import REFERENCE_SPLIT, measure
+from infra.stage import CONFIG, EVALUATION, LATEST, SYNTHETIC, StageStatus, reported
 from siamdiff import storage
 from siamdiff.config import Config, digest
 from siamdiff.data.shardset import ShardSet
@@ -22,7 +23,6 @@ from siamdiff.evaluation.agreement import Agreement
 from siamdiff.evaluation.distances import Figure, compare
 from siamdiff.evaluation.features import EfficientNetLite0
 from siamdiff.evaluation.sheets import Pair, contact_sheet
-from siamdiff.run import Status
 
 log = logging.getLogger(__name__)
 
@@ -55,30 +55,36 @@ def evaluate(config: Config, demo: bool) -> None:
             that holds another evaluation.
         SiamdiffError: damaged data, features that are not finite, lost workers.
     """
+    with reported(config, EVALUATION) as status:
+        _evaluate(config, demo, status)
+
+
+def _evaluate(config: Config, demo: bool, status: StageStatus) -> None:
     started = time.monotonic()
     job = _prepare(config)
+    status.total = len(job.synthetic)
     earlier = _finished(job)
     if earlier:
+        status.done = status.total
         log.info("evaluated already: %s\n%s", job.output, table(earlier))
         return
     log.info("evaluating %s against %s", job.synthetic.uri, job.real.uri)
-    with Status(job.output, total=len(job.synthetic)).reporting() as status:
-        status.write(phase="evaluating")
-        features, agreement = measure(config, job.real, job.synthetic)
-        figures, warnings = compare(
-            features["synthetic"],
-            features["real"],
-            EfficientNetLite0.spec,
-            f"real, {REFERENCE_SPLIT}",
-            config.evaluate.seed,
+    status.write(phase="evaluating", output=job.output)
+    features, agreement = measure(config, job.real, job.synthetic)
+    figures, warnings = compare(
+        features["synthetic"],
+        features["real"],
+        EfficientNetLite0.spec,
+        f"real, {REFERENCE_SPLIT}",
+        config.evaluate.seed,
+    )
+    if agreement.real is None:
+        warnings.append(
+            "the real set has no val or test samples: mask agreement has no ceiling to compare with"
         )
-        if agreement.real is None:
-            warnings.append(
-                "the real set has no val or test samples: mask agreement has no ceiling to compare with"
-            )
-        metrics = _metrics(job, demo, figures, agreement, warnings, time.monotonic() - started)
-        _write(config, job, metrics, agreement)
-        status.done = len(job.synthetic)
+    metrics = _metrics(job, demo, figures, agreement, warnings, time.monotonic() - started)
+    _write(config, job, metrics, agreement)
+    status.done = status.total
     for warning in warnings:
         log.warning("%s", warning)
     log.info("evaluation: %s\n%s", job.output, table(metrics))
@@ -114,13 +120,13 @@ def _prepare(config: Config) -> Job:
         "agreement_steps": settings.agreement_steps,
         "seed": settings.seed,
     }
-    output = settings.output or storage.join(config.root, "evaluation", digest(inputs)[:12])
+    output = settings.output or storage.join(config.root, EVALUATION, digest(inputs)[:12])
     return Job(real, synthetic, inputs, output)
 
 
 def _latest(config: Config) -> str:
     assert config.root
-    uri = storage.join(config.root, "synthetic", "latest.json")
+    uri = storage.join(config.root, SYNTHETIC, LATEST)
     try:
         return storage.read_json(uri)["uri"]
     except FileNotFoundError:
@@ -194,7 +200,7 @@ def _write(config: Config, job: Job, metrics: dict[str, Any], agreement: Agreeme
     lines = b"".join(storage.canonical_json(row) + b"\n" for row in rows)
     storage.write_bytes(storage.join(job.output, SAMPLES), lines)
     storage.write_bytes(storage.join(job.output, SHEET), _sheet(job, metrics, agreement))
-    storage.write_bytes(storage.join(job.output, "config.yaml"), config.to_yaml().encode())
+    storage.write_bytes(storage.join(job.output, CONFIG), config.to_yaml().encode())
     storage.write_json(storage.join(job.output, METRICS), metrics)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from infra import cluster, metrics
 from infra.masks import read_masks
 from infra.sampler import Attempts, SamplerActor
+from infra.stage import CONFIG, LATEST, PLAN, SYNTHETIC, StageStatus, reported
 from siamdiff import storage
 from siamdiff.config import Config
 from siamdiff.data.manifest import MANIFEST
@@ -21,14 +22,11 @@ from siamdiff.data.shards import finished_shards
 from siamdiff.data.shardset import ShardSet, finish_set, verify
 from siamdiff.errors import SiamdiffError, UserError
 from siamdiff.model.folder import read_info
-from siamdiff.run import Status
 from siamdiff.sampling.plan import Plan, ShardPlan
 from siamdiff.training.record import readable_seconds
 
 log = logging.getLogger(__name__)
 
-PLAN = "plan.json"
-LATEST = "latest.json"
 READ_CPUS = 0.25  # of a core, for each reader; as many readers as samplers run at most
 LOG_SECONDS = 5.0
 
@@ -66,6 +64,11 @@ def generate(config: Config, demo: bool) -> None:
         UserError: no model, no mask set, masks of another size than the model's, an output that holds another plan.
         SiamdiffError: shards could not be made, or the finished set is not whole.
     """
+    with reported(config, SYNTHETIC) as status:
+        _generate(config, demo, status)
+
+
+def _generate(config: Config, demo: bool, status: StageStatus) -> None:
     job = _prepare(config)
     names = [shard.name for shard in job.plan.shards(job.keys)]
     done = finished_shards(job.output)
@@ -73,16 +76,16 @@ def generate(config: Config, demo: bool) -> None:
     log.info(
         "plan %s: %d samples in %d shards, %d to make", job.plan.digest, job.count, len(names), len(todo)
     )
+    status.total, status.done = len(names), len(names) - len(todo)
     if not todo and _is_latest(config, job):
         log.info("nothing to do: %s is complete", job.output)
         return
-    with Status(job.output, total=len(names), done=len(names) - len(todo)).reporting() as status:
-        if todo:
-            status.write(phase="generating")
-            failures = _make(config, job, todo, status)
-            _refuse_leftovers(job, names, failures)
-        status.write(phase="verifying")
-        _finish(config, job, names, demo)
+    status.write(phase="generating", output=job.output)
+    if todo:
+        failures = _make(config, job, todo, status)
+        _refuse_leftovers(job, names, failures)
+    status.write(phase="verifying")
+    _finish(config, job, names, demo)
 
 
 def _prepare(config: Config) -> Job:
@@ -110,9 +113,9 @@ def _prepare(config: Config) -> Job:
             f"{masks.uri} has no samples in split {settings.split!r} (it has {masks.manifest.splits}); "
             "choose another with --generate.split"
         )
-    output = settings.output or storage.join(config.root, "synthetic", plan.digest)
+    output = settings.output or storage.join(config.root, SYNTHETIC, plan.digest)
     _claim(output, plan)
-    storage.write_bytes(storage.join(output, "config.yaml"), config.to_yaml().encode())
+    storage.write_bytes(storage.join(output, CONFIG), config.to_yaml().encode())
     return Job(plan, keys, masks, settings.model, info, output)
 
 
@@ -138,7 +141,7 @@ def _claim(output: str, plan: Plan) -> None:
         )
 
 
-def _make(config: Config, job: Job, todo: list[ShardPlan], status: Status) -> dict[str, str]:
+def _make(config: Config, job: Job, todo: list[ShardPlan], status: StageStatus) -> dict[str, str]:
     """Makes shards on the cluster. Returns what went wrong: {shard: reason}; the job's own end under ""."""
     import ray.exceptions
 
@@ -159,7 +162,7 @@ def _make(config: Config, job: Job, todo: list[ShardPlan], status: Status) -> di
             progress.add(result)
     except ray.exceptions.RayError as error:
         log.exception("the cluster gave up")
-        failures[""] = str(error).strip().splitlines()[-1]
+        failures[""] = cluster.first_line(error)
     return failures
 
 
@@ -168,11 +171,7 @@ def _results(config: Config, job: Job, todo: list[ShardPlan], actors: int) -> It
     import ray
     import ray.data
 
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
-    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # that there are no bars
+    cluster.configure_data()
     read: Any = read_masks  # Ray's type of what it maps with knows no further arguments
     actor: Any = SamplerActor
     rows = [
@@ -211,20 +210,14 @@ def _results(config: Config, job: Job, todo: list[ShardPlan], actors: int) -> It
 class Progress:
     """Shards and images done, in the log, in status.json and as metrics."""
 
-    def __init__(self, status: Status, todo: int) -> None:
-        from ray.util.metrics import Gauge
-
+    def __init__(self, status: StageStatus, todo: int) -> None:
         self.status, self.left = status, todo
         # Counted from the first shard on: before it nodes, processes and models were starting.
         self.first: float | None = None
         self.images = self.shards = 0
         self.logged = time.monotonic()
-        self._done, planned = (
-            Gauge(metric.name, description=metric.meaning)
-            for metric in (metrics.GENERATE_DONE, metrics.GENERATE_PLANNED)
-        )
-        planned.set(status.total)
-        self._done.set(status.done)
+        self._gauges = metrics.GenerateGauges()
+        self._gauges.set(status.done, status.total)
 
     def add(self, result: dict[str, Any]) -> None:
         """Takes the row of one shard."""
@@ -245,7 +238,7 @@ class Progress:
             to_go = readable_seconds(seconds / self.shards * self.left)
             speed = f", {self.images / seconds:.3g} images/s, about {to_go} to go"
         log.info("%d of %d shards done%s", self.status.done, self.status.total, speed if self.left else "")
-        self._done.set(self.status.done)
+        self._gauges.set(self.status.done, self.status.total)
         self.status.write()
 
 
@@ -304,7 +297,7 @@ def _joined(of_masks: str, of_model: str) -> str:
 
 def _latest_uri(config: Config) -> str:
     assert config.root
-    return storage.join(config.root, "synthetic", LATEST)
+    return storage.join(config.root, SYNTHETIC, LATEST)
 
 
 def _latest(job: Job) -> dict[str, str]:

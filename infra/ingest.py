@@ -15,7 +15,8 @@ from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
-from infra.cluster import connect
+from infra import cluster
+from infra.stage import DATA, PLAN, StageStatus, reported
 from siamdiff import storage
 from siamdiff.config import Config, Data, digest
 from siamdiff.data.manifest import MANIFEST, Manifest, finish_set, read_manifest, read_markers
@@ -24,7 +25,7 @@ from siamdiff.data.raw import RECIPE, Plan, Planned, Record, encode, examine, ma
 from siamdiff.data.shards import FOLDER, finished_shards, write_shard
 from siamdiff.errors import SiamdiffError, UserError
 
-PLAN = "plan.json"
+SOURCE = "source.json"  # beside a set: what the store told of the source's files when they were examined
 _PAIRS_PER_ROW = 32
 _MAX_BLOCKS = 1000
 _READERS = 4  # threads of a task: one decodes while others wait for the store
@@ -44,24 +45,37 @@ def ingest(config: Config, demo: bool) -> None:
         UserError: no such source, no usable pair, or a set of other inputs under the same URI.
         SiamdiffError: more bad pairs than data.max_rejected, or shards that could not be written.
     """
-    data = config.data
+    with reported(config, DATA) as status:
+        _ingest(config.data, demo, status)
+
+
+def _ingest(data: Data, demo: bool, status: StageStatus) -> None:
     assert data.uri, "the configuration is resolved"
+    private = private_uri(data.uri)
     source = scan(data)
     inputs = describe_inputs(data, source)
     done = _complete(data.uri, inputs)
-    if done:
+    if done and _untouched(private, source):
+        status.done = status.total = len(done.shards)
         log.info("already done: %s holds %d samples", data.uri, done.count)
         return
+    if done:
+        log.info("%s may have changed since %s was made: looking at every pair again", data.source, data.uri)
     log.info("ingest %d pairs of %s", len(source.pairs), data.source)
-    connect()
-    plan = make_plan(source.pairs, _examine_all(source, data), data)
+    cluster.connect()
+    plan = make_plan(source.pairs, _examine_all(source, data, status), data)
     rejected = source.rejected + plan.rejected
-    private = _write_private(data, plan, rejected)
+    _refuse_other(data.uri, inputs, plan, done)
+    refusal = _judge(data, source, plan, rejected, private)
+    if not refusal:
+        _claim(data.uri, inputs)
+    _write_private(private, plan, rejected)
     _report(plan, rejected, private)
-    _judge(data, source, plan, rejected, private)
-    _claim(data.uri, inputs, plan)
-    _write_shards(data, source.folder, plan)
-    manifest = finish_set(
+    if refusal:
+        raise refusal
+    if not done:
+        _write_shards(data, source.folder, plan, status)
+    manifest = done or finish_set(
         data.uri,
         plan.shards,
         kind="real",
@@ -71,6 +85,8 @@ def ingest(config: Config, demo: bool) -> None:
         permitted_use=data.permitted_use,
         made_from=inputs,
     )
+    storage.write_json(storage.join(private, SOURCE), {"versions_sha256": digest(source.versions)})
+    status.done = status.total = len(manifest.shards)
     split = ", ".join(f"{name} {count}" for name, count in manifest.splits.items())
     log.info(
         "done: %s holds %d samples (%s) in %d shards", data.uri, manifest.count, split, len(manifest.shards)
@@ -104,6 +120,15 @@ def _complete(set_uri: str, inputs: dict[str, Any]) -> Manifest | None:
     return None if missing else manifest
 
 
+def _untouched(private: str, source: Source) -> bool:
+    """Whether the source's files are those that were examined, as far as the store's tags tell: not a byte is read."""
+    try:
+        seen = storage.read_json(storage.join(private, SOURCE))
+    except FileNotFoundError:
+        return not source.versions
+    return seen["versions_sha256"] == digest(source.versions)
+
+
 def _same_inputs(set_uri: str, there: dict[str, Any], inputs: dict[str, Any]) -> None:
     names = sorted(name for name in there.keys() | inputs.keys() if there.get(name) != inputs.get(name))
     if not names:
@@ -120,7 +145,7 @@ def _same_inputs(set_uri: str, there: dict[str, Any], inputs: dict[str, Any]) ->
     )
 
 
-def _examine_all(source: Source, data: Data) -> list[Record]:
+def _examine_all(source: Source, data: Data, status: StageStatus) -> list[Record]:
     """The record of every pair, in order."""
     batches = [source.pairs[i : i + _PAIRS_PER_ROW] for i in range(0, len(source.pairs), _PAIRS_PER_ROW)]
     folder = source.folder
@@ -129,16 +154,17 @@ def _examine_all(source: Source, data: Data) -> list[Record]:
         with ThreadPoolExecutor(_READERS) as pool:
             return [asdict(r) for r in pool.map(lambda pair: examine(folder, Pair(**pair), data), work)]
 
+    status.write(phase="examining")
     results: dict[int, list[Record]] = {}
     rows = [[asdict(pair) for pair in batch] for batch in batches]
-    for index, result in _spread(rows, examine_batch, "examined", "batches"):
+    for index, result in _spread(rows, examine_batch, "examined", "batches", status):
         if isinstance(result, SiamdiffError):
             raise result
         results[index] = [Record(**record) for record in result]
     return [record for index in range(len(batches)) for record in results[index]]
 
 
-def _write_shards(data: Data, folder: str, plan: Plan) -> None:
+def _write_shards(data: Data, folder: str, plan: Plan, status: StageStatus) -> None:
     """Writes the shards of the plan that are not there yet.
 
     Raises:
@@ -158,9 +184,10 @@ def _write_shards(data: Data, folder: str, plan: Plan) -> None:
         return write_shard(set_uri, name, encoded, made_by).sha256
 
     rows = [[name, [sample.as_dict() for sample in plan.shards[name]]] for name in todo]
+    status.write(phase="writing", output=set_uri, done=0, total=len(todo))
     failed = [
         (todo[index], result)
-        for index, result in _spread(rows, write, "written", "shards")
+        for index, result in _spread(rows, write, "written", "shards", status)
         if isinstance(result, SiamdiffError)
     ]
     if failed:
@@ -169,7 +196,7 @@ def _write_shards(data: Data, folder: str, plan: Plan) -> None:
 
 
 def _spread(
-    rows: Sequence[Any], function: Callable[[Any], Any], verb: str, noun: str
+    rows: Sequence[Any], function: Callable[[Any], Any], verb: str, noun: str, status: StageStatus
 ) -> Iterator[tuple[int, Any]]:
     """Runs `function` on every row in a Ray Data task of its own; yields (position, result) as they come.
 
@@ -185,31 +212,40 @@ def _spread(
 
     if not rows:
         return
-    import ray.data  # after infra.cluster has set what Ray reads on import
+    import ray.data
 
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
-    ray.data.DataContext.get_current().enable_progress_bars = False
+    cluster.configure_data()
     items = [{"index": index, "work": json.dumps(row)} for index, row in enumerate(rows)]
     dataset = ray.data.from_items(items, override_num_blocks=min(len(items), _MAX_BLOCKS)).map(task)
     told = time.monotonic()
-    for count, row in enumerate(dataset.iter_rows(), 1):
-        result = json.loads(row["result"])
-        if row["code"]:
-            result = UserError(result) if row["code"] == UserError.exit_code else SiamdiffError(result)
-        yield row["index"], result
-        if time.monotonic() - told > _LOG_SECONDS or count == len(rows):
-            told = time.monotonic()
-            log.info("%s %d of %d %s", verb, count, len(rows), noun)
+    with cluster.explained():
+        for count, row in enumerate(dataset.iter_rows(), 1):
+            result = json.loads(row["result"])
+            if row["code"]:
+                result = UserError(result) if row["code"] == UserError.exit_code else SiamdiffError(result)
+            yield row["index"], result
+            if time.monotonic() - told > _LOG_SECONDS or count == len(rows):
+                told = time.monotonic()
+                log.info("%s %d of %d %s", verb, count, len(rows), noun)
+                status.write(done=count, total=len(rows))
 
 
 def private_uri(set_uri: str) -> str:
-    """The folder beside a set for what must not travel with it: file names, and what was left out."""
+    """The folder beside a set for what must not travel with it: file names, and what was left out.
+
+    Raises:
+        UserError: the set is a whole bucket or disk, beside which nothing can lie.
+    """
     parent, _, name = set_uri.rstrip("/").rpartition("/")
+    if not name or parent.endswith(":/"):
+        raise UserError(
+            f"data.uri {set_uri} is the top of its store: lists of the sources' file names lie beside a set, never in "
+            f"it; give a folder, such as {storage.join(set_uri, DATA)}"
+        )
     return storage.join(parent, "private", name)
 
 
-def _write_private(data: Data, plan: Plan, rejected: Sequence[Rejected]) -> str:
-    folder = private_uri(str(data.uri))
+def _write_private(folder: str, plan: Plan, rejected: Sequence[Rejected]) -> None:
     kept = [
         {"key": sample.key, "image": sample.pair.image, "mask": sample.pair.mask, "group": sample.pair.group}
         for samples in plan.shards.values()
@@ -223,7 +259,6 @@ def _write_private(data: Data, plan: Plan, rejected: Sequence[Rejected]) -> str:
     ):
         content = b"".join(storage.canonical_json(line) + b"\n" for line in lines)
         storage.write_bytes(storage.join(folder, name), content)
-    return folder
 
 
 def _report(plan: Plan, rejected: Sequence[Rejected], private: str) -> None:
@@ -249,41 +284,55 @@ def _report(plan: Plan, rejected: Sequence[Rejected], private: str) -> None:
         )
 
 
-def _judge(data: Data, source: Source, plan: Plan, rejected: Sequence[Rejected], private: str) -> None:
-    """Stops where too little is left. Copies are not counted as bad: leaving them out loses nothing."""
+def _judge(
+    data: Data, source: Source, plan: Plan, rejected: Sequence[Rejected], private: str
+) -> SiamdiffError | None:
+    """The error to end with where too little is left. Copies are not counted as bad: leaving them out loses nothing."""
     total = len(source.pairs) + len(source.rejected)
     reasons: dict[str, int] = defaultdict(int)
     for bad in rejected:
         reasons[bad.reason] += 1
     worst = max(reasons, key=lambda reason: reasons[reason], default="none")
     if not plan.shards:
-        raise UserError(
+        return UserError(
             f"no usable pair in {data.source}: {len(rejected)} of {total} are bad, most because: {worst}; "
             f"{private}/rejected.jsonl lists them"
         )
     if len(rejected) > data.max_rejected * total:
-        raise SiamdiffError(
+        return SiamdiffError(
             f"{len(rejected)} of {total} pairs are bad, data.max_rejected allows {data.max_rejected:.0%}; "
             f"most because: {worst}; {private}/rejected.jsonl lists them: repair them or raise data.max_rejected"
         )
+    return None
 
 
-def _claim(set_uri: str, inputs: dict[str, Any], plan: Plan) -> None:
-    """Makes sure that every shard under the URI belongs to this plan before the first is added.
+def _refuse_other(set_uri: str, inputs: dict[str, Any], plan: Plan, done: Manifest | None) -> None:
+    """Makes sure that what lies under the URI belongs to this plan, before anything is written in it or beside it.
+
+    Of a complete set (`done`) every planned shard must be there already.
 
     Raises:
-        UserError: leftovers of another ingest lie there.
+        UserError: leftovers of another ingest lie there, or the source's files changed since.
     """
     uri = storage.join(set_uri, PLAN)
-    if not storage.put_if_absent(uri, storage.canonical_json(inputs)):
+    if storage.exists(uri):
         _same_inputs(set_uri, storage.read_json(uri), inputs)
     planned = {f"{name}.{kind}" for name in plan.shards for kind in ("tar", "json")}
     strange = sorted(set(storage.list_files(storage.join(set_uri, FOLDER))) - planned)
     for marker in read_markers(set_uri, finished_shards(set_uri) & plan.shards.keys()):
         if [row.key for row in marker.samples] != [sample.key for sample in plan.shards[marker.name]]:
             strange.append(f"{marker.name}.tar")
+    if done:
+        strange += sorted(plan.shards.keys() - {shard.name for shard in done.shards})
     if strange:
         raise UserError(
-            f"{set_uri} holds shards of another ingest ({strange[0]}, {len(strange)} in all); "
-            "delete that folder, or give another data.uri or root"
+            f"{set_uri} holds shards of another ingest, or the source's files changed since ({strange[0]}, "
+            f"{len(strange)} in all); delete that folder, or give another data.uri or root"
         )
+
+
+def _claim(set_uri: str, inputs: dict[str, Any]) -> None:
+    """Writes plan.json first of all: of two jobs of different inputs at once one is refused."""
+    uri = storage.join(set_uri, PLAN)
+    if not storage.put_if_absent(uri, storage.canonical_json(inputs)):
+        _same_inputs(set_uri, storage.read_json(uri), inputs)

@@ -1,6 +1,5 @@
 """What runs on the nodes during evaluation: actors that turn images into features, a task that trains a segmenter."""
 
-import logging
 from typing import Any
 
 import numpy as np
@@ -12,8 +11,6 @@ from siamdiff.data.shardset import ShardSet
 from siamdiff.errors import SiamdiffError
 from siamdiff.evaluation.agreement import Agreement, ShardPairs, measure_agreement
 from siamdiff.evaluation.features import EfficientNetLite0
-
-log = logging.getLogger(__name__)
 
 REFERENCE_SPLIT = "train"  # of the real set: what the model learnt to imitate
 HELD_OUT = ("val", "test")
@@ -49,19 +46,10 @@ def _worker(config: Config) -> dict[str, Any]:
     return {"device": "cuda" if config.cluster.gpus else "cpu", "threads": config.cluster.threads}
 
 
-def _open(uri: str, digest: str) -> ShardSet:
-    opened = ShardSet.open(uri)
-    if opened.digest != digest:
-        raise SiamdiffError(
-            f"{uri} was replaced while the job ran; run the same command again for the new set"
-        )
-    return opened
-
-
 def _agreement(sets: dict[str, tuple[str, str]], steps: int, seed: int, worker: dict[str, Any]) -> Agreement:
     """Trains the segmenter on the real training pairs and scores it on the held-out and the synthetic ones."""
     torch.set_num_threads(worker["threads"])
-    real, synthetic = _open(*sets["real"]), _open(*sets["synthetic"])
+    real, synthetic = ShardSet.open(*sets["real"]), ShardSet.open(*sets["synthetic"])
     held_out = [key for split in HELD_OUT for key in real.keys(split)]
     return measure_agreement(
         ShardPairs(real, real.keys(REFERENCE_SPLIT)),
@@ -85,7 +73,7 @@ class FeatureActor:
         """Rows {set, key, features float32 (D,)} of a chunk {set, uri, digest, keys}."""
         name = row["set"]
         if name not in self._sets:
-            self._sets[name] = _open(row["uri"], row["digest"])
+            self._sets[name] = ShardSet.open(row["uri"], row["digest"])
         images = np.stack([self._sets[name].read(key).image for key in row["keys"]])  # (n, H, W, 3)
         return [
             {"set": name, "key": key, "features": features}
@@ -96,11 +84,7 @@ class FeatureActor:
 def _features(config: Config, real: ShardSet, synthetic: ShardSet) -> dict[str, np.ndarray]:
     import ray.data
 
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.raise_original_map_exception = True  # a SiamdiffError of an actor comes out as one
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    cluster.configure_data()
     keys = {"real": real.keys(REFERENCE_SPLIT), "synthetic": synthetic.keys()}
     chunks = [
         {"set": name, "uri": of.uri, "digest": of.digest, "keys": keys[name][start : start + CHUNK]}

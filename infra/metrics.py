@@ -19,7 +19,6 @@ TRAIN_LOSS = Metric("siamdiff_train_loss", "mean since the last line of metrics,
 TRAIN_SPEED = Metric("siamdiff_train_samples_per_second", "samples per second over all workers")
 GENERATE_DONE = Metric("siamdiff_generate_shards_done", "output shards finished")
 GENERATE_PLANNED = Metric("siamdiff_generate_shards_planned", "output shards planned")
-METRICS = (TRAIN_STEP, TRAIN_LOSS, TRAIN_SPEED, GENERATE_DONE, GENERATE_PLANNED)
 
 
 class TrainGauges:
@@ -34,6 +33,18 @@ class TrainGauges:
         self._speed.set(line["samples_per_second"])
         for term in TRAIN_LOSS_TERMS:
             self._loss.set(line[term], tags={"term": term})
+
+
+class GenerateGauges:
+    """The gauges of the job that generates."""
+
+    def __init__(self) -> None:
+        self._done, self._planned = (_gauge(m) for m in (GENERATE_DONE, GENERATE_PLANNED))
+
+    def set(self, done: int, planned: int) -> None:
+        """Takes the numbers of output shards."""
+        self._done.set(done)
+        self._planned.set(planned)
 
 
 def _gauge(metric: Metric):

@@ -68,6 +68,9 @@ class Source:
     pairs: list[Pair]  # sorted by image
     rejected: list[Rejected]
     fingerprint: list[list[Any]]  # what the content is recognised by: names and sizes
+    versions: list[
+        list[str]
+    ]  # [name, ETag or time of change] of the pairs' files: equal means untouched since
 
 
 def scan(data: Data) -> Source:
@@ -82,13 +85,14 @@ def scan(data: Data) -> Source:
                 "data.groups is given with data.source phantom: phantoms have no groups; leave it out"
             )
         pairs = [Pair(f"phantom-{i:06d}", f"phantom-{i:06d}", phantom=i) for i in range(data.count)]
-        return Source(PHANTOM, pairs, [], [[PHANTOM, data.seed, data.count, data.resolution]])
+        return Source(PHANTOM, pairs, [], [[PHANTOM, data.seed, data.count, data.resolution]], [])
     source = _scan_lines(data.source) if data.source.endswith(LINES) else _scan_folder(data.source)
     if not source.pairs and not source.rejected:
         raise UserError(
             f"data.source {data.source} holds no pair; give a folder with images/ and masks/ "
             f"({', '.join(EXTENSIONS)}), or a .jsonl file of source, target, prompt"
         )
+    source = replace(source, versions=_versions(source))
     return _with_groups(source, data.groups) if data.groups else source
 
 
@@ -135,7 +139,18 @@ def _scan_folder(folder: str) -> Source:
     used = [path for pair in pairs for path in pair.files()]
     used += [path for bad in rejected for path in bad.files]
     fingerprint = [[path, files[path]] for path in sorted(used)]
-    return _without_large(Source(folder, pairs, rejected, fingerprint), files)
+    return _without_large(Source(folder, pairs, rejected, fingerprint, []), files)
+
+
+def _versions(source: Source) -> list[list[str]]:
+    """What the store says of the age of every pair's files, sorted: the ETag of an object, the time of a local file."""
+    fs, path = storage.filesystem(source.folder)
+    found: Any = fs.find(path, detail=True)
+    tags = {
+        name.removeprefix(path).lstrip("/"): str(info.get("ETag") or info.get("mtime"))
+        for name, info in found.items()
+    }
+    return sorted([file, tags.get(file, "")] for pair in source.pairs for file in pair.files())
 
 
 def _list(folder: str) -> dict[str, int]:
@@ -180,7 +195,7 @@ def _scan_lines(uri: str) -> Source:
     used = {path for pair in pairs for path in pair.files()}
     fingerprint = [[path, files[path]] for path in sorted(used)]
     pairs.sort(key=lambda pair: (pair.image, pair.mask))
-    return _without_large(Source(folder, pairs, rejected, [[text], *fingerprint]), files)
+    return _without_large(Source(folder, pairs, rejected, [[text], *fingerprint], []), files)
 
 
 def _read_line(line: str, where: str, files: dict[str, int]) -> Pair | Rejected:

@@ -151,6 +151,22 @@ def test_the_fingerprint_tells_sources_apart(tmp_path: Path) -> None:
     assert len({str(f) for f in (before, grouped, read(tmp_path).fingerprint)}) == 3
 
 
+def test_a_file_written_anew_has_another_version(tmp_path: Path, s3: S3Server) -> None:
+    from siamdiff import storage
+
+    make_folder(tmp_path / "raw", ["a"])
+    uri = f"{s3.bucket_uri}/raw/{tmp_path.name}"
+    storage.upload_folder(uri, tmp_path / "raw")
+    for source in (str(tmp_path / "raw"), uri):
+        before = read(source)
+        assert [name for name, _ in before.versions] == ["images/a.png", "masks/a.png"]
+        assert read(source).versions == before.versions
+        storage.write_bytes(storage.join(source, "masks/a.png"), bytes(before.fingerprint[1][1]))
+        after = read(source)
+        assert after.fingerprint == before.fingerprint and after.versions[0] == before.versions[0]
+        assert after.versions[1] != before.versions[1]
+
+
 def test_phantoms_are_indices() -> None:
     source = read("phantom", count=3)
     assert [pair.phantom for pair in source.pairs] == [0, 1, 2]

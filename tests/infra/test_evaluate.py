@@ -90,8 +90,9 @@ def ray(s3, tmp_path_factory):
 
 
 def folder_of(root):
-    (name,) = storage.list_folders(storage.join(root, "evaluation"))
-    return storage.join(root, "evaluation", name)
+    folder = storage.join(root, "evaluation")
+    (name,) = {file.partition("/")[0] for file in storage.list_files(folder) if "/" in file}
+    return storage.join(folder, name)
 
 
 @pytest.mark.cluster
@@ -162,6 +163,7 @@ def test_what_cannot_be_compared_is_the_users_mistake(tmp_path):
     write_real(storage.join(empty, "data"), counts={"train": 2})
     with pytest.raises(UserError, match="generate first"):
         evaluate(configure(empty), demo=False)
+    assert storage.read_json(storage.join(empty, "evaluation", "status.json"))["exit_code"] == 2
     with pytest.raises(UserError, match="not a complete set"):
         evaluate(configure(root, real=str(tmp_path)), demo=False)
     with pytest.raises(UserError, match="synthetic takes a synthetic one"):

@@ -1,6 +1,8 @@
 """Bulk generation on a real local Ray: every planned sample once, the same bytes whatever happens on the way."""
 
+import dataclasses
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -8,17 +10,20 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from infra import cluster
 from infra.generate import generate
-from infra.sampler import MAX_ATTEMPTS, Attempts, SamplerActor
+from infra.sampler import MAX_ATTEMPTS, Attempts, SamplerActor, model_on_this_node
 from siamdiff import storage
 from siamdiff.config import Config
 from siamdiff.data.shards import finished_shards, marker_uri, read_marker, tar_uri
 from siamdiff.data.shardset import ShardSet, verify
 from siamdiff.errors import SiamdiffError, UserError
+from siamdiff.model.base import folder_digest
 from siamdiff.model.folder import read_info
+from siamdiff.sampling.conditions import read_conditions
 from siamdiff.sampling.plan import Plan
 from tests.tiny_model import write_masks, write_model
 
@@ -208,6 +213,24 @@ def test_a_shard_that_kills_its_sampler_every_time_is_given_up(ray, workplace, r
 
 @pytest.mark.cluster
 @pytest.mark.soak
+def test_a_fault_of_pytorch_ends_the_sampler_and_not_the_shard_alone(ray, workplace, root):
+    attempts = ray.remote(num_cpus=0)(Attempts).remote()
+    config, plan = configure(root).generate, plan_of(root)
+    actor = ray.remote(num_cpus=0.5)(SamplerActor).remote(
+        plan, config.model, str(workplace / "faulty"), "cpu", 1, attempts
+    )
+    (first, *_) = read_conditions(
+        ShardSet.open(config.masks), plan, next(iter(plan.shards(real_keys(config))))
+    )
+    wrong = [
+        dataclasses.replace(first, mask=np.zeros((64, 64), np.uint8))
+    ]  # the model's inputs no longer add up
+    with pytest.raises(ray.exceptions.ActorDiedError):
+        ray.get(actor.__call__.remote({"name": SHARDS[0], "conditions": pickle.dumps(wrong), "error": ""}))
+
+
+@pytest.mark.cluster
+@pytest.mark.soak
 def test_a_killed_driver_and_the_same_command_again_give_the_same_bytes(undisturbed, workplace, root):
     """The job as a person starts it, killed twice: after the first shard and after the third."""
     output = str(workplace / "driver")
@@ -253,6 +276,7 @@ def test_an_output_with_foreign_files_is_refused(workplace, root):
     with pytest.raises(UserError, match=r"notes\.txt"):
         generate(configure(root, output=output), demo=False)
     assert list(storage.list_files(output)) == ["notes.txt"]
+    assert storage.read_json(storage.join(root, "synthetic", "status.json"))["exit_code"] == 2
 
 
 def test_missing_inputs_are_the_users_mistake(workplace, root, tmp_path):
@@ -276,9 +300,30 @@ def test_a_base_is_not_taken_for_a_trained_model(root, tmp_path):
         generate(configure(root, model=str(tmp_path)), demo=False)
 
 
+def test_a_damaged_copy_of_the_model_is_fetched_again(root, s3, monkeypatch, tmp_path):
+    monkeypatch.setenv("SIAMDIFF_CACHE", str(tmp_path))
+    local, uri = configure(root).generate.model, storage.join(s3.new_root(), "model")
+    storage.upload_folder(uri, Path(local))
+    digest = read_info(local)["model_digest"]
+    copy = model_on_this_node(uri, digest)
+    assert copy.is_relative_to(tmp_path) and folder_digest(copy) == digest
+    weights = next(copy.glob("unet/*.safetensors"))
+    before = copy.stat().st_ino
+    assert model_on_this_node(uri, digest).stat().st_ino == before, "a whole copy is kept"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    assert folder_digest(model_on_this_node(uri, digest)) == digest
+    with pytest.raises(SiamdiffError, match="was replaced"):
+        model_on_this_node(uri, "0" * 64)
+    assert not list(tmp_path.glob("models/*.*[!k]")), "no half copy is left"
+
+
 def test_readers_start_without_pytorch():
     program = "import sys, infra.masks; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY).returncode == 0
+
+
+def real_keys(generate_config):
+    return ShardSet.open(generate_config.masks).keys(generate_config.split)
 
 
 def plan_of(root, **settings):

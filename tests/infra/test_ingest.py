@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,6 +41,10 @@ def cluster(s3: S3Server) -> Iterator[None]:
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     return make_folder(tmp_path / "raw", GOOD)
+
+
+def exit_code(root: Path | str) -> int:
+    return storage.read_json(storage.join(str(root), "data", "status.json"))["exit_code"]
 
 
 def read_lines(uri: str) -> list[dict]:
@@ -125,11 +130,48 @@ def test_other_inputs_never_mix_in(cluster: None, source: Path, tmp_path: Path) 
     # Half of a set is refused in the same way: its settings were written before its first shard.
     folder = Path(str(config.data.uri))
     (folder / "dataset.json").unlink()
+    lists = private_uri(str(folder))
+    before = storage.read_bytes(f"{lists}/keys.jsonl")
     with pytest.raises(UserError, match="the source"):
         ingest(config, demo=False)
     (folder / "plan.json").unlink()
     with pytest.raises(UserError, match="holds shards of another ingest"):
         ingest(config, demo=False)
+    assert storage.read_bytes(f"{lists}/keys.jsonl") == before
+    assert exit_code(root) == 2 and not (folder / "plan.json").exists()
+
+
+@pytest.mark.cluster
+def test_a_file_changed_in_place_is_noticed_and_a_touched_one_forgiven(
+    cluster: None, source: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in GOOD:  # of one size, whatever they show
+        image(GOOD.index(name)).save(source / f"images/{name}.bmp")
+        (source / f"images/{name}.png").unlink()
+    config = configure(tmp_path / "root", source)
+    ingest(config, demo=False)
+    made = ShardSet.open(str(config.data.uri)).digest
+    path = source / "images/train_3.bmp"
+    content = path.read_bytes()
+    path.write_bytes(content)
+    os.utime(path, ns=(1, 1))
+    with caplog.at_level(logging.INFO):
+        ingest(config, demo=False)
+        assert "may have changed" in caplog.text and exit_code(tmp_path / "root") == 0
+        caplog.clear()
+        ingest(config, demo=False)
+        assert "already done" in caplog.text and "may have changed" not in caplog.text
+    path.write_bytes(content[:-3] + bytes(255 - byte for byte in content[-3:]))
+    with pytest.raises(UserError, match="the source's files changed since"):
+        ingest(config, demo=False)
+    assert ShardSet.open(str(config.data.uri)).digest == made
+
+
+@pytest.mark.parametrize("uri", ["s3://bucket", "s3://bucket/", "/"])
+def test_a_set_at_the_top_of_a_store_is_refused(uri: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is the top of its store"):
+        ingest(configure(tmp_path / "root", tmp_path, uri=uri), demo=False)
+    assert exit_code(tmp_path / "root") == 2
 
 
 @pytest.mark.cluster
@@ -140,7 +182,7 @@ def test_too_many_bad_pairs_fail_and_leave_no_set(cluster: None, source: Path, t
     with pytest.raises(SiamdiffError, match=r"3 of 11 pairs are bad, data\.max_rejected allows 10%") as error:
         ingest(config, demo=False)
     assert error.value.exit_code == 1
-    assert storage.list_files(str(config.data.uri)) == {}
+    assert list(storage.list_files(str(config.data.uri))) == ["status.json"]
     ingest(configure(tmp_path / "root", source, max_rejected=0.3), demo=False)
     assert ShardSet.open(str(config.data.uri)).manifest.count == 8
 
@@ -183,3 +225,4 @@ def test_phantoms_need_no_source(cluster: None, tmp_path: Path) -> None:
 def test_a_missing_source_is_the_users_mistake(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist or is empty"):
         ingest(configure(tmp_path / "root", tmp_path / "nowhere"), demo=False)
+    assert exit_code(tmp_path / "root") == 2

@@ -1,0 +1,41 @@
+"""What ingest, generate and evaluate share: the names of their files, and the state of a stage's newest command."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from siamdiff import storage
+from siamdiff.config import Config
+from siamdiff.run import Status
+
+DATA, SYNTHETIC, EVALUATION = "data", "synthetic", "evaluation"  # folders of the stages under the root
+PLAN = "plan.json"
+CONFIG = "config.yaml"
+LATEST = "latest.json"
+
+
+@dataclass
+class StageStatus(Status):
+    """The state of a stage's newest command; also beside its output, once that is known to belong to it."""
+
+    output: str | None = None
+
+    def write(self, **changes: object) -> None:
+        """See siamdiff.run.Status; writes to both places."""
+        super().write(**changes)
+        if self.output not in (None, self.uri):
+            Status(self.output, self.phase, self.done, self.total, self.error, self.exit_code).write()
+
+
+@contextmanager
+def reported(config: Config, folder: str) -> Iterator[StageStatus]:
+    """Keeps `ROOT/FOLDER/status.json` from a command's first look at its inputs to its exit code.
+
+    The place is known before anything else is, so that every mistake leaves its code there. An output that turns out
+    to be another's is never written to.
+    """
+    assert config.root, "the configuration is resolved"
+    status = StageStatus(storage.join(config.root, folder))
+    status.write(phase="preparing")  # also over an earlier end: this is of the newest command
+    with status.reporting():
+        yield status
