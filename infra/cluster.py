@@ -3,8 +3,10 @@
 import logging
 import os
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from siamdiff.errors import SiamdiffError, UserError
 
@@ -23,6 +25,31 @@ for _name, _value in DEFAULTS.items():
     os.environ.setdefault(_name, _value)
 
 log = logging.getLogger(__name__)
+
+MAX_ATTEMPTS = 4  # at one row of Ray Data, each but the last ended by the death of its process
+
+
+class Attempts:
+    """An actor that counts how often each row was begun, where the death of a worker does not reach.
+
+    Ray Data gives the row of a dead worker to another one, without end: a row that kills its worker every time would
+    be tried for ever.
+    """
+
+    def __init__(self) -> None:
+        self._begun: Counter[str] = Counter()
+
+    def begin(self, row: str) -> int:
+        """Counts one more attempt; returns their number."""
+        self._begun[row] += 1
+        return self._begun[row]
+
+    @classmethod
+    def start(cls) -> Any:
+        """A new count on the cluster: the handle of its actor."""
+        import ray
+
+        return ray.remote(num_cpus=0)(cls).remote()
 
 
 def connect() -> None:

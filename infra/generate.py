@@ -13,7 +13,7 @@ from typing import Any
 
 from infra import cluster, metrics
 from infra.masks import read_masks
-from infra.sampler import Attempts, SamplerActor
+from infra.sampler import SamplerActor
 from infra.stage import CONFIG, LATEST, PLAN, SYNTHETIC, StageStatus, reported
 from siamdiff import storage
 from siamdiff.config import Config
@@ -168,7 +168,6 @@ def _make(config: Config, job: Job, todo: list[ShardPlan], status: StageStatus) 
 
 def _results(config: Config, job: Job, todo: list[ShardPlan], actors: int) -> Iterator[dict[str, Any]]:
     """One row per finished or failed shard, as they come."""
-    import ray
     import ray.data
 
     cluster.configure_data()
@@ -194,7 +193,7 @@ def _results(config: Config, job: Job, todo: list[ShardPlan], actors: int) -> It
                 "output": job.output,
                 "device": "cuda" if config.cluster.gpus else "cpu",
                 "threads": config.cluster.threads,
-                "attempts": ray.remote(num_cpus=0)(Attempts).remote(),
+                "attempts": cluster.Attempts.start(),
             },
             # One shard at work, one ready to follow it.
             compute=ray.data.ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=2),

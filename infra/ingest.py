@@ -204,7 +204,14 @@ def _spread(
     """
 
     def task(row: dict[str, Any]) -> dict[str, Any]:
+        import ray
+
         try:
+            attempt: Any = ray.get(attempts.begin.remote(str(row["index"])))
+            if attempt > cluster.MAX_ATTEMPTS:
+                raise SiamdiffError(
+                    f"one of the {noun} killed its worker {cluster.MAX_ATTEMPTS} times; the log above tells how"
+                )
             result, code = function(json.loads(row["work"])), 0
         except SiamdiffError as error:
             result, code = str(error), error.exit_code
@@ -215,8 +222,10 @@ def _spread(
     import ray.data
 
     cluster.configure_data()
+    attempts = cluster.Attempts.start()
     items = [{"index": index, "work": json.dumps(row)} for index, row in enumerate(rows)]
-    dataset = ray.data.from_items(items, override_num_blocks=min(len(items), _MAX_BLOCKS)).map(task)
+    blocks = min(len(items), _MAX_BLOCKS)
+    dataset = ray.data.from_items(items, override_num_blocks=blocks).map(task)
     told = time.monotonic()
     with cluster.explained():
         for count, row in enumerate(dataset.iter_rows(), 1):

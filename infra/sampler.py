@@ -6,7 +6,6 @@ import pickle
 import shutil
 import time
 import uuid
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import ray
 import torch
 
 from infra import logs
+from infra.cluster import MAX_ATTEMPTS
 from infra.masks import SHARD_FAILURES, one_line
 from siamdiff import storage
 from siamdiff.data.cache import cached
@@ -25,24 +25,6 @@ from siamdiff.sampling.plan import Plan
 from siamdiff.sampling.shard import ShardSampler
 
 log = logging.getLogger(__name__)
-
-MAX_ATTEMPTS = 4  # at one shard, each but the last ended by the death of its actor
-
-
-class Attempts:
-    """How often each shard was begun, counted where the death of a sampler does not reach.
-
-    Ray Data restarts a dead actor and gives it its row again, without end: a shard whose sampling kills its actor
-    every time would be tried for ever.
-    """
-
-    def __init__(self) -> None:
-        self._begun: Counter[str] = Counter()
-
-    def begin(self, shard: str) -> int:
-        """Counts one more attempt; returns their number."""
-        self._begun[shard] += 1
-        return self._begun[shard]
 
 
 class SamplerActor:

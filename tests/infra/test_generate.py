@@ -15,7 +15,7 @@ import pytest
 
 from infra import cluster
 from infra.generate import generate
-from infra.sampler import MAX_ATTEMPTS, Attempts, SamplerActor, model_on_this_node
+from infra.sampler import MAX_ATTEMPTS, SamplerActor, model_on_this_node
 from siamdiff import storage
 from siamdiff.config import Config
 from siamdiff.data.shards import finished_shards, marker_uri, read_marker, tar_uri
@@ -201,7 +201,7 @@ def test_actors_killed_again_and_again_give_the_same_bytes(undisturbed, workplac
 @pytest.mark.cluster
 @pytest.mark.soak
 def test_a_shard_that_kills_its_sampler_every_time_is_given_up(ray, workplace, root):
-    attempts = ray.remote(num_cpus=0)(Attempts).remote()
+    attempts = cluster.Attempts.start()
     assert ray.get([attempts.begin.remote(SHARDS[0]) for _ in range(MAX_ATTEMPTS)])[-1] == MAX_ATTEMPTS
     config = configure(root).generate
     actor = ray.remote(num_cpus=0.5)(SamplerActor).remote(
@@ -214,7 +214,7 @@ def test_a_shard_that_kills_its_sampler_every_time_is_given_up(ray, workplace, r
 @pytest.mark.cluster
 @pytest.mark.soak
 def test_a_fault_of_pytorch_ends_the_sampler_and_not_the_shard_alone(ray, workplace, root):
-    attempts = ray.remote(num_cpus=0)(Attempts).remote()
+    attempts = cluster.Attempts.start()
     config, plan = configure(root).generate, plan_of(root)
     actor = ray.remote(num_cpus=0.5)(SamplerActor).remote(
         plan, config.model, str(workplace / "faulty"), "cpu", 1, attempts

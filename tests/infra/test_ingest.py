@@ -3,13 +3,15 @@
 import json
 import logging
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from infra.ingest import ingest, private_uri
+from infra.ingest import _spread, ingest, private_uri
+from infra.stage import StageStatus
 from siamdiff import storage
 from siamdiff.config import Config
 from siamdiff.data.shards import read_marker
@@ -211,6 +213,16 @@ def test_a_foreign_tar_in_the_way_fails_and_the_other_shards_are_written(
     storage.delete(storage.join(uri, "shards/train-000001.tar"))
     ingest(config, demo=False)
     assert verify(uri) == []
+
+
+@pytest.mark.cluster
+@pytest.mark.soak
+def test_work_that_kills_every_worker_is_given_up(cluster: None, tmp_path: Path) -> None:
+    def die(work: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    ((_, result),) = _spread([1], die, "examined", "batches", StageStatus(str(tmp_path)))
+    assert isinstance(result, SiamdiffError) and "batches killed its worker 4 times" in str(result)
 
 
 @pytest.mark.cluster
