@@ -19,6 +19,7 @@ from infra.ingest import ingest
 from infra.zero import DeepSpeedEngine
 from siamdiff import storage
 from siamdiff.config import PHANTOM, Config
+from siamdiff.data.manifest import MANIFEST
 from siamdiff.data.shardset import ShardSet
 from siamdiff.errors import SiamdiffError, UserError
 from siamdiff.model.folder import INFO
@@ -35,7 +36,7 @@ def train(config: Config, demo: bool) -> None:
     """Trains one run to its end; continues it if it was interrupted; does nothing if it is finished.
 
     Raises:
-        UserError: no data, another configuration under the same name, a run that is at work.
+        UserError: no data, another configuration under the same name, a run that is at work, no room for the workers.
         SiamdiffError: workers were lost more often than `train.max_restarts`, damaged data, loss not finite.
     """
     uri = config.run_uri()
@@ -75,7 +76,7 @@ def train(config: Config, demo: bool) -> None:
 def ensure_data(config: Config, demo: bool) -> None:
     """A missing phantom set is made first; any other missing set is an error that opening it will name."""
     assert config.data.uri
-    if config.data.source == PHANTOM and not storage.exists(storage.join(config.data.uri, "dataset.json")):
+    if config.data.source == PHANTOM and not storage.exists(storage.join(config.data.uri, MANIFEST)):
         ingest(config, demo)
 
 

@@ -50,7 +50,9 @@ def _add_status(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         help="how a run or a set being made stands",
         description="Phase, done and left, last sign of life and last error of a run or a set being made.",
     )
-    parser.add_argument("uri", metavar="URI", help="its folder: ROOT/runs/RUN, ROOT/synthetic/DIGEST")
+    parser.add_argument(
+        "uri", metavar="URI", help="ROOT/runs/RUN, or ROOT/data, ROOT/synthetic, ROOT/evaluation"
+    )
     parser.set_defaults(run=_status)
 
 

@@ -14,7 +14,9 @@ from scipy.ndimage import gaussian_filter
 MIN_LESION_AREA = 0.015  # of the whole image, per lesion
 MIN_SIZE = 16  # pixels; below it a lesion is no longer a shape
 
-_MUCOSA = np.array([[0.72, 0.36, 0.31], [0.75, 0.40, 0.29], [0.66, 0.30, 0.26], [0.76, 0.42, 0.38]], np.float32)
+_MUCOSA = np.array(
+    [[0.72, 0.36, 0.31], [0.75, 0.40, 0.29], [0.66, 0.30, 0.26], [0.76, 0.42, 0.38]], np.float32
+)
 # Lesions are paler than the mucosa: their brightness shows them at sizes and blurs where relief, texture and even hue
 # are lost. Pinkish, cream and yellowish.
 _LESION = np.array([[1.00, 0.72, 0.62], [1.00, 0.80, 0.66], [1.00, 0.80, 0.56]], np.float32)
