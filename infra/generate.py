@@ -21,9 +21,9 @@ from siamdiff.data.manifest import MANIFEST
 from siamdiff.data.shards import finished_shards
 from siamdiff.data.shardset import ShardSet, finish_set, verify
 from siamdiff.errors import SiamdiffError, UserError
-from siamdiff.model.folder import read_info
+from siamdiff.model.folder import INFO, read_info
+from siamdiff.run import readable_seconds
 from siamdiff.sampling.plan import Plan, ShardPlan
-from siamdiff.training.record import readable_seconds
 
 log = logging.getLogger(__name__)
 
@@ -91,18 +91,19 @@ def _generate(config: Config, demo: bool, status: StageStatus) -> None:
 def _prepare(config: Config) -> Job:
     """Opens the inputs, checks that they fit, and claims the output for the plan."""
     settings = config.generate
-    assert settings.model and settings.masks and config.root, "resolve() comes first"
-    info = read_info(settings.model)
+    assert settings.masks and config.root, "resolve() comes first"
+    model = _model_of(config)
+    info = read_info(model)
     if missing := _NEEDED - info.keys():
         raise UserError(
-            f"{settings.model} is not a trained model: its siamdiff.json lacks {', '.join(sorted(missing))}; "
+            f"{model} is not a trained model: its siamdiff.json lacks {', '.join(sorted(missing))}; "
             "name the model/ folder of a finished run with --generate.model"
         )
     masks = ShardSet.open(settings.masks)
     resolution = masks.manifest.resolution
     if resolution != info["resolution"]:
         raise UserError(
-            f"the masks of {masks.uri} have {resolution} pixels a side, the model at {settings.model} was trained with "
+            f"the masks of {masks.uri} have {resolution} pixels a side, the model at {model} was trained with "
             f"{info['resolution']}; both must be equal: ingest with --data.resolution {info['resolution']}, or name "
             "another --generate.model"
         )
@@ -116,7 +117,21 @@ def _prepare(config: Config) -> Job:
     output = settings.output or storage.join(config.root, SYNTHETIC, plan.digest)
     _claim(output, plan)
     storage.write_bytes(storage.join(output, CONFIG), config.to_yaml().encode())
-    return Job(plan, keys, masks, settings.model, info, output)
+    return Job(plan, keys, masks, model, info, output)
+
+
+def _model_of(config: Config) -> str:
+    """The model that is named or, where neither it nor a run is and no run has these settings, the newest one."""
+    own, named = storage.join(config.run_uri(), "model"), config.generate.model
+    assert named, "resolve() comes first"
+    if named != own or config.train.run != config.derived_run() or storage.exists(storage.join(own, INFO)):
+        return named
+    try:
+        latest = storage.read_json(storage.join(config.runs_uri(), LATEST))["run"]
+    except FileNotFoundError:
+        return own
+    log.info("the run that finished last under %s: %s", config.root, latest)
+    return storage.join(config.runs_uri(), latest, "model")
 
 
 def _claim(output: str, plan: Plan) -> None:

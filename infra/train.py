@@ -16,6 +16,7 @@ import torch
 
 from infra import cluster, logs, metrics
 from infra.ingest import ingest
+from infra.stage import LATEST
 from infra.zero import DeepSpeedEngine
 from siamdiff import storage
 from siamdiff.config import PHANTOM, Config
@@ -70,6 +71,7 @@ def train(config: Config, demo: bool) -> None:
             cluster.connect()
             _train_on_workers(config, base, held)
         status.done = config.train.steps
+        storage.write_json(storage.join(config.runs_uri(), LATEST), {"run": config.train.run})
     log.info("trained %d steps: %s", config.train.steps, storage.join(uri, "model"))
 
 

@@ -158,7 +158,9 @@ class Transforms(Section):
 class Generate(Section):
     """Bulk generation of synthetic image/mask pairs."""
 
-    model: str | None = Field(default=None, description="model folder [ROOT/runs/RUN/model]")
+    model: str | None = Field(
+        default=None, description="model folder [of the run; else of the run that finished last]"
+    )
     masks: str | None = Field(default=None, description="shard set whose masks are used [data.uri]")
     split: Split = Field(
         default="train", description="split whose masks are used; val and test masks would leak"
@@ -270,7 +272,7 @@ class Config(BaseSettings):
         resolved = self.model_copy(
             update={"root": root, "data": data, "model": self.model.model_copy(update={"base": base})}
         )
-        run = self.train.run or f"run-{digest(resolved.pinned())[:8]}"
+        run = self.train.run or resolved.derived_run()
         generate = self.generate.model_copy(
             update={
                 "model": storage.normalize(self.generate.model or storage.join(root, "runs", run, "model")),
@@ -287,6 +289,10 @@ class Config(BaseSettings):
         )
         train = self.train.model_copy(update={"run": run})
         return resolved.model_copy(update={"train": train, "generate": generate, "evaluate": evaluate})
+
+    def derived_run(self) -> str:
+        """The run's name where none is given: a digest of everything its result depends on."""
+        return f"run-{digest(self.pinned())[:8]}"
 
     def pinned(self) -> dict[str, Any]:
         """What a run's result depends on, by field name: the same run ID with other values is refused.
@@ -306,10 +312,15 @@ class Config(BaseSettings):
         }
         return fields
 
+    def runs_uri(self) -> str:
+        """Where the runs of a resolved configuration lie, ROOT/runs."""
+        assert self.root, "resolve() comes first"
+        return storage.join(self.root, "runs")
+
     def run_uri(self) -> str:
-        """The run's folder, ROOT/runs/RUN, of a resolved configuration."""
-        assert self.root and self.train.run, "resolve() comes first"
-        return storage.join(self.root, "runs", self.train.run)
+        """The run's folder, ROOT/runs/RUN."""
+        assert self.train.run, "resolve() comes first"
+        return storage.join(self.runs_uri(), self.train.run)
 
     def to_yaml(self) -> str:
         """The configuration as a YAML file that `--config` takes."""

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from infra import cluster
-from infra.generate import generate
+from infra.generate import _prepare, generate
 from infra.sampler import MAX_ATTEMPTS, SamplerActor, model_on_this_node
 from siamdiff import storage
 from siamdiff.config import Config
@@ -286,6 +286,15 @@ def test_missing_inputs_are_the_users_mistake(workplace, root, tmp_path):
         generate(configure(root, masks=str(tmp_path / "none")), demo=False)
     with pytest.raises(UserError, match=r"no samples in split 'test' .*'val': 10"):
         generate(configure(root, split="test"), demo=False)
+
+
+def test_without_a_name_the_run_that_finished_last_is_taken(root):
+    unnamed = Config(root=root, data={"source": "polyps"}, generate={"limit": 2, "shard_size": 2}).resolve()
+    with pytest.raises(UserError, match=f"no model at {unnamed.run_uri()}/model"):
+        _prepare(unnamed)
+    storage.write_json(storage.join(root, "runs", "latest.json"), {"run": "a"})
+    assert _prepare(unnamed).model_uri == configure(root).generate.model
+    storage.delete(storage.join(root, "runs", "latest.json"))
 
 
 def test_masks_of_another_size_than_the_models_are_refused(root, tmp_path):

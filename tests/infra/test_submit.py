@@ -1,0 +1,85 @@
+"""Jobs submitted to a running cluster with token authentication, as operators do."""
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from siamdiff import storage
+from tests.jobs import REPOSITORY, config_file
+from tests.sets import small_config
+
+RAY = str(Path(sys.executable).parent / "ray")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[dict[str, str]]:
+    """A head node of its own; yields the environment of a client that knows its token."""
+    # Ray's sockets lie in this folder, and their paths may not be long
+    with tempfile.TemporaryDirectory(prefix="ray-") as folder:
+        port = free_port()
+        environment = os.environ | {
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": secrets.token_hex(32),
+            "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{port}",
+        }
+        command = [
+            RAY, "start", "--head", "--num-cpus=2", f"--port={free_port()}", f"--dashboard-port={port}",
+            "--min-worker-port=0", "--max-worker-port=0", f"--temp-dir={folder}", "--disable-usage-stats",
+        ]  # fmt: skip
+        subprocess.run(command, env=environment, check=True, capture_output=True, timeout=120)
+        yield environment
+        for process in psutil.process_iter(["cmdline"]):
+            if any(folder in part for part in process.info["cmdline"] or []):
+                process.send_signal(signal.SIGKILL)
+
+
+def submit(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [RAY, "job", "submit", "--working-dir", ".", "--", "python", "jobs/train.py", *arguments]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    return subprocess.run(
+        command, env=environment | {"PATH": path}, cwd=REPOSITORY, capture_output=True, text=True, timeout=280
+    )
+
+
+@pytest.mark.soak
+@pytest.mark.cluster
+def test_a_submitted_job_trains(cluster: dict[str, str], tmp_path: Path) -> None:
+    config = small_config(str(tmp_path / "root"), train={"engine": "deepspeed", "workers": 2})
+    result = submit(cluster, "--config", config_file(config, tmp_path), "--train.steps", "20")
+    assert result.returncode == 0, (result.stdout + result.stderr)[-3000:]
+    assert storage.exists(f"{config.run_uri()}/model/siamdiff.json")
+    assert storage.read_json(f"{config.run_uri()}/status.json")["done"] == 20
+
+
+@pytest.mark.soak
+@pytest.mark.cluster
+def test_a_failing_job_fails_the_command_and_leaves_its_code(cluster: dict[str, str], tmp_path: Path) -> None:
+    config = small_config(str(tmp_path / "root"), train={"engine": "deepspeed", "workers": 2})
+    result = submit(cluster, "--config", config_file(config, tmp_path), "--model.base", "/nowhere")
+    assert result.returncode != 0
+    assert "no base at /nowhere" in result.stdout + result.stderr
+    status = storage.read_json(f"{config.run_uri()}/status.json")
+    assert (status["phase"], status["exit_code"]) == ("failed", 2)
+
+
+@pytest.mark.soak
+@pytest.mark.cluster
+@pytest.mark.parametrize("token", ["", "wrong" * 8])
+def test_without_the_right_token_nothing_runs(cluster: dict[str, str], token: str) -> None:
+    result = submit(cluster | {"RAY_AUTH_TOKEN": token}, "--help")
+    assert result.returncode != 0
