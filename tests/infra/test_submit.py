@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +27,15 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+def wait_for_agent(environment: dict[str, str], seconds: float = 60) -> None:
+    """The agent that starts jobs comes up some seconds after the head says it runs."""
+    deadline = time.monotonic() + seconds
+    trial = [RAY, "job", "submit", "--no-wait", "--", "true"]
+    while subprocess.run(trial, env=environment, capture_output=True).returncode:
+        assert time.monotonic() < deadline, "the head takes no jobs"
+        time.sleep(1)
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[dict[str, str]]:
     """A head node of its own; yields the environment of a client that knows its token."""
@@ -36,12 +46,16 @@ def cluster() -> Iterator[dict[str, str]]:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
             "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{port}",
+            # as in an activated environment: the cluster runs the "python" that it finds
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         }
         command = [
             RAY, "start", "--head", "--num-cpus=2", f"--port={free_port()}", f"--dashboard-port={port}",
-            "--min-worker-port=0", "--max-worker-port=0", f"--temp-dir={folder}", "--disable-usage-stats",
+            "--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0",
+            f"--temp-dir={folder}", "--disable-usage-stats",
         ]  # fmt: skip
         subprocess.run(command, env=environment, check=True, capture_output=True, timeout=120)
+        wait_for_agent(environment)
         yield environment
         for process in psutil.process_iter(["cmdline"]):
             if any(folder in part for part in process.info["cmdline"] or []):
@@ -50,9 +64,8 @@ def cluster() -> Iterator[dict[str, str]]:
 
 def submit(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [RAY, "job", "submit", "--working-dir", ".", "--", "python", "jobs/train.py", *arguments]
-    path = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     return subprocess.run(
-        command, env=environment | {"PATH": path}, cwd=REPOSITORY, capture_output=True, text=True, timeout=280
+        command, env=environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=280
     )
 
 
