@@ -4,7 +4,6 @@ import hashlib
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from siamdiff import storage
 from siamdiff.data.cache import cached
@@ -64,8 +63,13 @@ class ShardSet:
 
     def keys(self, split: str | None = None) -> list[str]:
         """Sorted keys of one split (train, val, test), or of all."""
-        table = self.index if split is None else self.index.filter(pc.field("split") == split)
-        return table["key"].to_pylist()
+        keys = self.index["key"].to_pylist()
+        if split is None:
+            return keys
+        # not Arrow's filter by expression, whose threads may abort a process that exits soon after
+        return [
+            key for key, of_key in zip(keys, self.index["split"].to_pylist(), strict=True) if of_key == split
+        ]
 
     def row(self, key: str) -> IndexRow:
         """Where the sample `key` lies.
