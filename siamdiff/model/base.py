@@ -5,6 +5,7 @@ are ignored. `siamdiff.json`, where it is present, may name the Dense Hint Input
 """
 
 import hashlib
+import importlib.metadata
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -88,6 +89,30 @@ def folder_digest(folder: Path) -> str:
             content = hashlib.file_digest(file, "sha256").hexdigest()
         digest.update(f"{relative.as_posix()}\0{content}\n".encode())
     return digest.hexdigest()
+
+
+def write_model_index(folder: Path, pipeline: str, **components: tuple[str, str]) -> None:
+    """`model_index.json`, by which diffusers knows which class loads which sub-folder.
+
+    Args:
+        folder: local folder in diffusers' layout.
+        pipeline: name of diffusers' pipeline that the folder is for.
+        components: (module, class) of parts beyond those of PARTS, by sub-folder.
+    """
+    index = {
+        "_class_name": pipeline,
+        "_diffusers_version": importlib.metadata.version("diffusers"),
+        "feature_extractor": [None, None],
+        "image_encoder": [None, None],
+        "requires_safety_checker": False,
+        "safety_checker": [None, None],
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    } | {name: list(component) for name, component in components.items()}
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
 
 
 @torch.no_grad()

@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib.metadata
-import json
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from siamdiff import storage
 from siamdiff.config import Config
 from siamdiff.data.shardset import ShardSet
 from siamdiff.errors import SiamdiffError, UserError
-from siamdiff.model.base import Base, folder_digest, load_base
+from siamdiff.model.base import Base, folder_digest, load_base, write_model_index
 from siamdiff.model.controlnet import SiameseControlNetModel
 from siamdiff.model.siamese import SiameseDiffusion
 
@@ -57,7 +56,8 @@ def save_model(
             shutil.copytree(base_folder / part, folder / part)
         model.unet.save_pretrained(folder / "unet")
         model.controlnet.save_pretrained(folder / "controlnet")
-        _write_model_index(folder)
+        controlnet = (SiameseControlNetModel.__module__, SiameseControlNetModel.__name__)
+        write_model_index(folder, "StableDiffusionControlNetPipeline", controlnet=controlnet)
         manifest = shard_set.manifest
         info = {
             "model_digest": folder_digest(folder),
@@ -76,25 +76,6 @@ def save_model(
         }
         storage.upload_folder(uri, folder)
     storage.write_json(storage.join(uri, INFO), info)
-
-
-def _write_model_index(folder: Path) -> None:
-    """The file by which diffusers knows which class loads which sub-folder."""
-    index = {
-        "_class_name": "StableDiffusionControlNetPipeline",
-        "_diffusers_version": importlib.metadata.version("diffusers"),
-        "controlnet": [SiameseControlNetModel.__module__, SiameseControlNetModel.__name__],
-        "feature_extractor": [None, None],
-        "image_encoder": [None, None],
-        "requires_safety_checker": False,
-        "safety_checker": [None, None],
-        "scheduler": ["diffusers", "DDIMScheduler"],
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
-    }
-    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 
 def read_info(uri: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from siamdiff.model.base import INFO, encode_moments, encode_prompts, sample_latent
+from siamdiff.model.base import INFO, encode_moments, encode_prompts, sample_latent, write_model_index
 from siamdiff.model.diffusion import SD15_SCHEDULE, q_sample
 
 HINT_CHANNELS = (
@@ -98,7 +98,7 @@ def make_tiny_base(
     text_encoder.save_pretrained(folder / "text_encoder")
     tokenizer.save_pretrained(folder / "tokenizer")
     _schedule().save_pretrained(folder / "scheduler")
-    _write_model_index(folder)
+    write_model_index(folder, "StableDiffusionPipeline")
     info = {
         "hint_channels": HINT_CHANNELS,
         "images_digest": hashlib.sha256(images.tobytes()).hexdigest(),
@@ -294,21 +294,3 @@ def _autocast() -> torch.autocast:
 def _tell(report: Progress, part: str, step: int, steps: int, loss: Tensor) -> None:
     if (step + 1) % PROGRESS_STEPS == 0 or step + 1 == steps:
         report(part, step + 1, steps, loss.item())
-
-
-def _write_model_index(folder: Path) -> None:
-    """The file by which diffusers knows the folder as a Stable Diffusion."""
-    index = {
-        "_class_name": "StableDiffusionPipeline",
-        "_diffusers_version": importlib.metadata.version("diffusers"),
-        "feature_extractor": [None, None],
-        "image_encoder": [None, None],
-        "requires_safety_checker": False,
-        "safety_checker": [None, None],
-        "scheduler": ["diffusers", "DDIMScheduler"],
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
-    }
-    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
