@@ -18,12 +18,13 @@ from typing import Any
 from infra import cluster
 from infra.stage import DATA, PLAN, StageStatus, reported
 from siamdiff import storage
-from siamdiff.config import Config, Data, digest
+from siamdiff.config import Config, digest
 from siamdiff.data.manifest import MANIFEST, Manifest, finish_set, read_manifest, read_markers
 from siamdiff.data.pairing import Pair, Rejected, Source, scan
 from siamdiff.data.raw import RECIPE, Plan, Planned, Record, encode, examine, make_plan
 from siamdiff.data.shards import FOLDER, finished_shards, write_shard
 from siamdiff.errors import SiamdiffError, UserError
+from siamdiff.sections import Data
 
 SOURCE = "source.json"  # beside a set: what the store told of the source's files when they were examined
 _PAIRS_PER_ROW = 32

@@ -8,8 +8,9 @@ from pathlib import Path
 from infra import logs
 from siamdiff import storage
 from siamdiff.commandline import load
-from siamdiff.config import PHANTOM, Config
+from siamdiff.config import Config
 from siamdiff.errors import SiamdiffError
+from siamdiff.sections import PHANTOM
 
 DEMO = Path(__file__).resolve().parents[1] / "jobs" / "configs" / "demo.yaml"
 

@@ -19,13 +19,14 @@ from infra.ingest import ingest
 from infra.stage import LATEST
 from infra.zero import DeepSpeedEngine
 from siamdiff import storage
-from siamdiff.config import PHANTOM, Config
+from siamdiff.config import Config
 from siamdiff.data.manifest import MANIFEST
 from siamdiff.data.shardset import ShardSet
 from siamdiff.errors import SiamdiffError, UserError
 from siamdiff.model.folder import INFO
 from siamdiff.model.siamese import SiameseDiffusion
 from siamdiff.run import Lease, Status, lease, pin
+from siamdiff.sections import PHANTOM
 from siamdiff.training import bases, checkpoint
 from siamdiff.training.engine import SingleProcess, TorchEngine
 from siamdiff.training.loop import train as train_loop

@@ -1,214 +1,29 @@
 """The typed configuration of one experiment: one YAML file, any field overridden on the command line.
 
-Precedence: command line, then the YAML file, then the defaults below (the paper's, Sec. 5.1, where it names them).
-URIs that are left out are derived from `root` by `Config.resolve`. Credentials are never part of it.
+Precedence: command line, then the YAML file, then the defaults of siamdiff.sections. URIs that are left out are derived
+from `root` by `Config.resolve`. Credentials are never part of it.
 """
 
 import hashlib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from siamdiff import storage
-
-Split = Literal["train", "val", "test"]
-ImageFormat = Literal["png", "jpg"]
-Range = tuple[float, float]
-PHANTOM = "phantom"
-# prompt, licence and permitted use where none is given
-FOR_PHANTOMS = ("an endoscopy image with a polyp", "Apache-2.0", "any")
-FOR_IMAGES = ("a medical image with a lesion", "unknown", "unknown")
-
-
-class Section(BaseModel):
-    """A frozen section that refuses unknown fields."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Data(Section):
-    """The real images and their masks."""
-
-    source: str = Field(
-        default=PHANTOM,
-        min_length=1,
-        description="folder with images/ and masks/, JSON lines of the authors' format, or 'phantom' (procedural)",
-    )
-    uri: str | None = Field(default=None, description="where the shard set lies [ROOT/data]")
-    resolution: int = Field(
-        default=384, ge=16, le=2048, multiple_of=8, description="side of the square images, in pixels"
-    )
-    prompt: str = Field(
-        default="", description="text for samples that bring none [of a polyp for phantoms, else of a lesion]"
-    )
-    groups: str | None = Field(
-        default=None, description="CSV with columns file,group (patient or video): never divided by a split"
-    )
-    split: dict[Split, float] = Field(
-        default={"train": 0.8, "val": 0.1, "test": 0.1},
-        description="shares of the splits, where the source's layout names none",
-    )
-    seed: int = Field(default=0, ge=0, description="seed of the split and of the phantoms")
-    count: int = Field(default=512, ge=1, description="number of phantoms")
-    max_rejected: float = Field(
-        default=0.1, ge=0, le=1, description="largest share of bad pairs before ingest fails"
-    )
-    allow_empty: bool = Field(default=False, description="accept masks without any lesion")
-    shard_size: int = Field(default=256, ge=1, description="samples per shard")
-    image_format: ImageFormat = Field(
-        default="png", description="png keeps every pixel; jpg (quality 95) is 30 times faster to write"
-    )
-    license: str = Field(
-        default="", description="licence of the images; travels to models and synthetic sets [unknown]"
-    )
-    permitted_use: str = Field(
-        default="", description="what licence or consent permits; travels likewise [unknown]"
-    )
-
-    @field_validator("split")
-    @classmethod
-    def _shares_add_up(cls, split: dict[Split, float]) -> dict[Split, float]:
-        if any(share < 0 for share in split.values()) or abs(sum(split.values()) - 1) > 1e-6:
-            raise ValueError("the shares must be at least 0 and add up to 1")
-        if not split.get("train"):
-            raise ValueError("the share of 'train' must be above 0")
-        return split
-
-
-class Model(Section):
-    """The diffusion model that training starts from."""
-
-    base: str = Field(
-        default="tiny",
-        min_length=1,
-        description="folder in diffusers' Stable Diffusion layout, or 'tiny' (made from the data)",
-    )
-    vae_steps: int = Field(default=450, ge=1, description="tiny base: training steps of its VAE")
-    seed: int = Field(default=0, ge=0, description="tiny base: seed of its weights and its training")
-    unet_steps: int = Field(
-        default=500, ge=1, description="tiny base: training steps of its UNet, without control"
-    )
-    hint_channels: tuple[int, ...] | None = Field(
-        default=None, description="widths of the Dense Hint Input [the base's; the paper's 16,32,64,128,256]"
-    )
-
-
-class Train(Section):
-    """Siamese-Diffusion training (paper, Sec. 4)."""
-
-    run: str | None = Field(
-        default=None,
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
-        description="name of the run under ROOT/runs; the same name resumes [derived from the settings]",
-    )
-    steps: int = Field(default=3000, ge=1, description="optimizer steps, N")
-    batch_size: int = Field(default=48, ge=1, description="total batch B over all workers")
-    micro_batch: int | None = Field(
-        default=None, ge=1, description="samples per worker and pass; smaller accumulates [batch / workers]"
-    )
-    workers: int = Field(default=1, ge=1, description="training processes")
-    zero_stage: Literal[0, 1, 2, 3] = Field(default=2, description="DeepSpeed ZeRO stage")
-    engine: Literal["deepspeed", "torch"] = Field(
-        default="deepspeed", description="deepspeed: Ray Train with ZeRO; torch: one process without Ray"
-    )
-    seed: int = Field(
-        default=42, ge=0, description="seed of the stream: order, timesteps, noise, dropped prompts"
-    )
-    learning_rate: float = Field(default=1e-5, gt=0, description="AdamW, constant")
-    weight_decay: float = Field(default=1e-2, ge=0, description="AdamW")
-    consistency_weight: float = Field(
-        default=1.0, ge=0, description="w_c of the noise consistency loss (Eq. 9)"
-    )
-    prompt_drop: float = Field(
-        default=0.05, ge=0, le=1, description="share of prompts replaced by the empty prompt"
-    )
-    activation_checkpointing: bool = Field(
-        default=False, description="recompute activations in the backward pass: less memory, more time"
-    )
-    loader_workers: int = Field(default=2, ge=0, description="reading processes per training process")
-    log_steps: int = Field(default=10, ge=1, description="steps between two lines of metrics")
-    checkpoint_steps: int = Field(default=100, ge=1, description="steps between two checkpoints")
-    checkpoints_kept: int = Field(default=2, ge=1, description="complete checkpoints kept")
-    preview_steps: int = Field(default=500, ge=1, description="steps between two previews")
-    max_restarts: int = Field(default=3, ge=0, description="restarts of the worker group after a lost worker")
-
-
-class Transforms(Section):
-    """Ranges of the mask transforms of a 'random' fold; each is drawn uniformly."""
-
-    scale: Range = Field(default=(0.7, 1.3), description="factor about the lesion's centre")
-    rotate: Range = Field(default=(-180.0, 180.0), description="degrees")
-    translate: Range = Field(default=(-0.15, 0.15), description="share of the side, along each axis")
-    flip: bool = Field(default=True, description="mirror left to right with probability 1/2")
-
-    @model_validator(mode="after")
-    def _ordered(self) -> "Transforms":
-        for name in ("scale", "rotate", "translate"):
-            low, high = getattr(self, name)
-            if low > high:
-                raise ValueError(f"{name} is [{low}, {high}]: the first bound must not exceed the second")
-        if self.scale[0] <= 0:
-            raise ValueError(f"scale is {list(self.scale)}: both bounds must be above 0")
-        return self
-
-
-class Generate(Section):
-    """Bulk generation of synthetic image/mask pairs."""
-
-    model: str | None = Field(
-        default=None, description="model folder [of the run; else of the run that finished last]"
-    )
-    masks: str | None = Field(default=None, description="shard set whose masks are used [data.uri]")
-    split: Split = Field(
-        default="train", description="split whose masks are used; val and test masks would leak"
-    )
-    output: str | None = Field(
-        default=None, description="where the synthetic set goes [ROOT/synthetic/PLAN_DIGEST]"
-    )
-    folds: int = Field(default=3, ge=1, description="synthetic images per mask")
-    fold_masks: list[Literal["real", "random"]] = Field(
-        default=["random"],
-        min_length=1,
-        description="kind of masks of each fold, cycled: real, or random (transformed)",
-    )
-    transforms: Transforms = Transforms()
-    limit: int | None = Field(default=None, ge=1, description="only the first n masks by key, in every fold")
-    steps: int = Field(default=50, ge=1, le=1000, description="DDIM steps")
-    guidance: float = Field(default=9.0, ge=1, description="classifier-free guidance scale")
-    batch_size: int = Field(
-        default=16, ge=1, description="images per sampling pass; part of the byte identity"
-    )
-    shard_size: int = Field(default=64, ge=1, description="samples per shard")
-    image_format: ImageFormat = Field(default="png", description="png keeps every pixel; jpg (quality 95)")
-    actors: int = Field(default=1, ge=1, description="sampler actors")
-    seed: int = Field(default=0, ge=0, description="seed of transforms and noise")
-
-
-class Evaluate(Section):
-    """Real and synthetic sets side by side."""
-
-    real: str | None = Field(default=None, description="real shard set [data.uri]")
-    synthetic: str | None = Field(
-        default=None, description="synthetic shard set [the latest under ROOT/synthetic]"
-    )
-    output: str | None = Field(default=None, description="where metrics and sheets go [ROOT/evaluation/NAME]")
-    agreement_steps: int = Field(
-        default=300, ge=1, description="training steps of the segmenter that finds the masks again"
-    )
-    seed: int = Field(default=0, ge=0, description="seed of the segmenter and of the choice of shown pairs")
-
-
-class Cluster(Section):
-    """What each process takes. Changes nothing of what is computed, except `threads` in the last bits."""
-
-    gpus: float = Field(default=0.0, ge=0, description="GPUs per training worker and per sampler actor")
-    actor_cpus: float = Field(
-        default=0.5, gt=0, description="cores that Ray books for a sampler or feature actor"
-    )
-    threads: int = Field(default=1, ge=1, description="threads of each worker and actor on CPU")
+from siamdiff.sections import (
+    FOR_IMAGES,
+    FOR_PHANTOMS,
+    PHANTOM,
+    Cluster,
+    Data,
+    Evaluate,
+    Generate,
+    Model,
+    Train,
+)
 
 
 class Config(BaseSettings):

@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from siamdiff import storage
-from siamdiff.config import PHANTOM, Data
 from siamdiff.errors import UserError, nearest
+from siamdiff.sections import PHANTOM, Data
 
 IMAGES, MASKS = "images", "masks"
 EXTENSIONS = ("png", "jpg", "jpeg", "tif", "tiff", "bmp")

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from siamdiff import storage
-from siamdiff.config import Data
 from siamdiff.data.checking import Fault, RawPair, check_pair, resize_image, resize_mask
 from siamdiff.data.duplicates import near_pairs, perceptual_hash
 from siamdiff.data.pairing import Pair, Rejected
@@ -18,6 +17,7 @@ from siamdiff.data.sample import EncodedSample, make_sample, pixel_key
 from siamdiff.data.shards import shard_name
 from siamdiff.data.splits import assign_splits
 from siamdiff.errors import SiamdiffError, UserError
+from siamdiff.sections import Data
 
 RECIPE = (
     1  # changes whenever the same source would give other bytes: leftovers of another recipe never mix in

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage.transform import AffineTransform, warp
 
-from siamdiff.config import Transforms
+from siamdiff.sections import Transforms
 
 MIN_KEPT = 0.9  # share of the transformed lesion that must lie inside the image
 MAX_DRAWS = 20

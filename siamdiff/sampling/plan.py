@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from siamdiff.config import Generate, ImageFormat, Split, Transforms, digest
+from siamdiff.config import digest
+from siamdiff.sections import Generate, ImageFormat, Split, Transforms
 
 MaskKind = Literal["real", "random"]
 

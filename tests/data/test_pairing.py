@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from siamdiff.config import Data
 from siamdiff.data.pairing import Source, scan, split_of
 from siamdiff.errors import UserError
+from siamdiff.sections import Data
 from tests.data.raw_folders import make_folder
 from tests.s3 import S3Server
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from siamdiff.config import Data
 from siamdiff.data.duplicates import MAX_DISTANCE, near_pairs, perceptual_hash
 from siamdiff.data.pairing import Source, scan
 from siamdiff.data.raw import DUPLICATE, Plan, Planned, encode, examine, make_plan
 from siamdiff.errors import SiamdiffError, UserError
+from siamdiff.sections import Data
 from tests.data.raw_folders import image, make_folder, mask
 
 

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from siamdiff.config import Transforms
 from siamdiff.data.phantom import render_phantom
 from siamdiff.data.transforms import MAX_DRAWS, MIN_KEPT, apply, transform_mask
+from siamdiff.sections import Transforms
 
 
 def blob(size=64, centre=(20, 24), radius=8):

@@ -2,8 +2,8 @@
 
 import pytest
 
-from siamdiff.config import Generate, Transforms
 from siamdiff.sampling.plan import Plan, child_seed, sample_seed
+from siamdiff.sections import Generate, Transforms
 
 KEYS = [f"{number:016x}" for number in range(10)]
 

@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 
-from siamdiff.config import Generate
 from siamdiff.data.sample import encode_mask
 from siamdiff.data.shards import build_tar
 from siamdiff.data.transforms import apply
@@ -14,6 +13,7 @@ from siamdiff.model.folder import load_model
 from siamdiff.sampling.conditions import read_conditions
 from siamdiff.sampling.plan import Plan, sample_seed
 from siamdiff.sampling.shard import ShardSampler
+from siamdiff.sections import Generate
 from tests.tiny_model import RESOLUTION, write_masks, write_model
 
 
