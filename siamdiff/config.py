@@ -116,7 +116,7 @@ class Config(BaseSettings):
         """
         free = {
             "run", "workers", "micro_batch", "loader_workers", "log_steps", "checkpoint_steps", "checkpoints_kept",
-            "preview_steps", "max_restarts",
+            "preview_steps", "max_restarts", "channels_last", "compile",
         }  # fmt: skip
         fields = {"data.uri": self.data.uri}
         fields |= {f"model.{name}": value for name, value in self.model.model_dump(mode="json").items()}

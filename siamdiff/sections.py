@@ -3,12 +3,15 @@
 Defaults are the paper's (Sec. 5.1), where it names them.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Split = Literal["train", "val", "test"]
 ImageFormat = Literal["png", "jpg"]
+Layout = Literal["auto", "folder", "lines", "pranet", "isic", "nnunet", "huggingface"]
+Precision = Literal["fp32", "bf16", "fp16"]
+Box = tuple[int, int, int, int]
 Range = tuple[float, float]
 PHANTOM = "phantom"
 # prompt, licence and permitted use where none is given
@@ -31,6 +34,18 @@ class Data(Section):
         description="folder with images/ and masks/, JSON lines of the authors' format, or 'phantom' (procedural)",
     )
     uri: str | None = Field(default=None, description="where the shard set lies [ROOT/data]")
+    layout: Layout = Field(default="auto", description="how the source is laid out (docs/ingest.md)")
+    foreground: tuple[int, ...] | None = Field(
+        default=None, description="nnunet: the labels that are lesion [all but the background]"
+    )
+    crop: Literal["none", "auto"] | Box = Field(
+        default="none",
+        description="before fitting: auto (field of view) or a box left,top,right,bottom in pixels; removes frames "
+        "and burned-in text",
+    )
+    fit: Literal["squash", "pad", "crop"] = Field(
+        default="squash", description="how images become square; squash is the paper's"
+    )
     resolution: int = Field(
         default=384, ge=16, le=2048, multiple_of=8, description="side of the square images, in pixels"
     )
@@ -77,7 +92,15 @@ class Model(Section):
     base: str = Field(
         default="tiny",
         min_length=1,
-        description="folder in diffusers' Stable Diffusion layout, or 'tiny' (made from the data)",
+        description="Stable Diffusion 1.x: hub id, folder in diffusers' layout, single file; or 'tiny' (made from the "
+        "data)",
+    )
+    parts: str | None = Field(
+        default=None, description="folder in diffusers' layout that supplies whole parts which the base lacks"
+    )
+    control: Literal["dhi", "plain", "t2i-adapter"] = Field(
+        default="dhi",
+        description="dhi: ControlNet with Dense Hint Input; plain: with its own hint encoder; t2i-adapter: a baseline",
     )
     vae_steps: int = Field(default=450, ge=1, description="tiny base: training steps of its VAE")
     seed: int = Field(default=0, ge=0, description="tiny base: seed of its weights and its training")
@@ -112,21 +135,51 @@ class Train(Section):
     )
     learning_rate: float = Field(default=1e-5, gt=0, description="AdamW, constant")
     weight_decay: float = Field(default=1e-2, ge=0, description="AdamW")
+    trained_unet: Literal["decoder", "none", "all"] = Field(
+        default="decoder", description="which parts of the UNet learn; decoder is the paper's"
+    )
+    image_branch: bool = Field(
+        default=True, description="Image-Diffusion and its loss L_i (Eq. 8); the switches below need it"
+    )
+    image_weight: Literal["linear"] | Annotated[float, Field(ge=0, le=1)] = Field(
+        default="linear", description="w_i (Eq. 5): linear is the paper's k / N; or a constant"
+    )
     consistency_weight: float = Field(
-        default=1.0, ge=0, description="w_c of the noise consistency loss (Eq. 9)"
+        default=1.0, ge=0, description="w_c of the noise consistency loss (Eq. 9); 0 leaves it out"
+    )
+    online_augmentation: bool = Field(default=True, description="Online-Augmentation (Eq. 11-13)")
+    augment_after: float = Field(
+        default=1 / 3, ge=0, le=1, description="K_tau: share of the steps before Online-Augmentation begins"
+    )
+    augment_timesteps: int = Field(
+        default=200, ge=0, le=999, description="T_tau: Online-Augmentation takes timesteps up to it"
     )
     prompt_drop: float = Field(
         default=0.05, ge=0, le=1, description="share of prompts replaced by the empty prompt"
     )
+    precision: Precision = Field(
+        default="fp32", description="of the networks' arithmetic; weights are updated in fp32 always"
+    )
     activation_checkpointing: bool = Field(
         default=False, description="recompute activations in the backward pass: less memory, more time"
     )
+    channels_last: bool = Field(default=False, description="memory format of the networks; changes last bits")
+    compile: bool = Field(default=False, description="torch.compile the networks; changes last bits")
     loader_workers: int = Field(default=2, ge=0, description="reading processes per training process")
     log_steps: int = Field(default=10, ge=1, description="steps between two lines of metrics")
     checkpoint_steps: int = Field(default=100, ge=1, description="steps between two checkpoints")
     checkpoints_kept: int = Field(default=2, ge=1, description="complete checkpoints kept")
     preview_steps: int = Field(default=500, ge=1, description="steps between two previews")
     max_restarts: int = Field(default=3, ge=0, description="restarts of the worker group after a lost worker")
+
+    @model_validator(mode="after")
+    def _image_branch_is_there(self) -> "Train":
+        if not self.image_branch and (self.online_augmentation or self.consistency_weight):
+            raise ValueError(
+                "train.image_branch is false: train.online_augmentation must be false too, and "
+                "train.consistency_weight 0, since both use its prediction"
+            )
+        return self
 
 
 class Transforms(Section):
@@ -169,15 +222,39 @@ class Generate(Section):
     )
     transforms: Transforms = Transforms()
     limit: int | None = Field(default=None, ge=1, description="only the first n masks by key, in every fold")
+    method: Literal["model", "copy-paste"] = Field(
+        default="model", description="model: sample; copy-paste: the real pairs again (the paper's baseline)"
+    )
+    guide: Literal["mask", "mask+image"] = Field(
+        default="mask", description="mask+image: the real image of each mask guides too (the paper's M+I)"
+    )
+    image_weight: float = Field(
+        default=1.0, ge=0, le=1, description="mask+image: w_i, the share of the image's controls (Eq. 5)"
+    )
     steps: int = Field(default=50, ge=1, le=1000, description="DDIM steps")
     guidance: float = Field(default=9.0, ge=1, description="classifier-free guidance scale")
     batch_size: int = Field(
         default=16, ge=1, description="images per sampling pass; part of the byte identity"
     )
+    precision: Precision = Field(default="fp32", description="of UNet and ControlNet; the VAE stays in fp32")
     shard_size: int = Field(default=64, ge=1, description="samples per shard")
     image_format: ImageFormat = Field(default="png", description="png keeps every pixel; jpg (quality 95)")
     actors: int = Field(default=1, ge=1, description="sampler actors")
     seed: int = Field(default=0, ge=0, description="seed of transforms and noise")
+
+    @model_validator(mode="after")
+    def _real_images_for_real_masks(self) -> "Generate":
+        needs = {
+            "generate.method copy-paste": self.method == "copy-paste",
+            "generate.guide mask+image": self.guide == "mask+image",
+        }
+        for what, is_chosen in needs.items():
+            if is_chosen and "random" in self.fold_masks:
+                raise ValueError(
+                    f"{what} takes the real image of each mask, which fits no transformed mask: "
+                    "give --generate.fold_masks real"
+                )
+        return self
 
 
 class Evaluate(Section):
@@ -202,3 +279,7 @@ class Cluster(Section):
         default=0.5, gt=0, description="cores that Ray books for a sampler or feature actor"
     )
     threads: int = Field(default=1, ge=1, description="threads of each worker and actor on CPU")
+    device: str | None = Field(
+        default=None, description="GPU that --dry-run reckons with: a name of docs/train.md's table"
+    )
+    price: float | None = Field(default=None, ge=0, description="of a GPU hour, in dollars, for --dry-run")

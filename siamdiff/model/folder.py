@@ -50,6 +50,30 @@ def save_model(
         config: resolved configuration of the run.
         shard_set: what it was trained on.
     """
+    manifest = shard_set.manifest
+    info = {
+        "data_digest": shard_set.digest,
+        "data_uri": shard_set.uri,
+        "resolution": manifest.resolution,
+        "prompt": config.data.prompt,
+        "demo": manifest.demo,
+        "license": manifest.license,
+        "permitted_use": manifest.permitted_use,
+        "settings_digest": hashlib.sha256(storage.canonical_json(config.pinned())).hexdigest(),
+        "train": config.train.model_dump(mode="json"),
+    }
+    write_model(uri, base_folder, model, info)
+
+
+def write_model(uri: str, base_folder: Path, model: SiameseDiffusion, info: dict[str, Any]) -> None:
+    """Writes networks and the frozen parts of their base under `uri`, `siamdiff.json` last.
+
+    Args:
+        uri: the model's folder.
+        base_folder: local folder with vae, text_encoder, tokenizer and scheduler.
+        model: networks on the CPU.
+        info: content of `siamdiff.json`; the model's digest and the versions are added.
+    """
     with tempfile.TemporaryDirectory(prefix="siamdiff-model-") as temporary:
         folder = Path(temporary)
         for part in FROZEN_PARTS:
@@ -58,22 +82,8 @@ def save_model(
         model.controlnet.save_pretrained(folder / "controlnet")
         controlnet = (SiameseControlNetModel.__module__, SiameseControlNetModel.__name__)
         write_model_index(folder, "StableDiffusionControlNetPipeline", controlnet=controlnet)
-        manifest = shard_set.manifest
-        info = {
-            "model_digest": folder_digest(folder),
-            "data_digest": shard_set.digest,
-            "data_uri": shard_set.uri,
-            "resolution": manifest.resolution,
-            "prompt": config.data.prompt,
-            "demo": manifest.demo,
-            "license": manifest.license,
-            "permitted_use": manifest.permitted_use,
-            "settings_digest": hashlib.sha256(storage.canonical_json(config.pinned())).hexdigest(),
-            "train": config.train.model_dump(mode="json"),
-            "versions": {
-                name: importlib.metadata.version(name) for name in ("siamdiff", "torch", "diffusers")
-            },
-        }
+        versions = {name: importlib.metadata.version(name) for name in ("siamdiff", "torch", "diffusers")}
+        info = {"model_digest": folder_digest(folder)} | info | {"versions": versions}
         storage.upload_folder(uri, folder)
     storage.write_json(storage.join(uri, INFO), info)
 

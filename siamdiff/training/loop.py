@@ -15,7 +15,7 @@ from siamdiff.data.shardset import ShardSet
 from siamdiff.data.stream import Stream, StreamDataset, load_batches
 from siamdiff.errors import UserError
 from siamdiff.model.base import Base, load_base
-from siamdiff.model.controlnet import SiameseControlNetModel
+from siamdiff.model.build import build_model
 from siamdiff.model.folder import save_model
 from siamdiff.model.siamese import SiameseDiffusion
 from siamdiff.run import Lease, Status
@@ -82,14 +82,12 @@ class _Trainer:
 
     def _model(self) -> SiameseDiffusion:
         torch.manual_seed(self.config.train.seed)  # DHI's first weights: the same on every worker
-        controlnet = SiameseControlNetModel.from_unet(
-            self.base.unet, hint_channels=self.config.model.hint_channels or self.base.hint_channels
-        )
+        model = build_model(self.config, self.base)
         if self.config.train.activation_checkpointing:
-            self.base.unet.enable_gradient_checkpointing()
-            controlnet.enable_gradient_checkpointing()
-        abar = self.base.scheduler.alphas_cumprod.to(self.context.device)
-        return SiameseDiffusion(self.base.unet, controlnet, abar).to(self.context.device).train()
+            model.unet.enable_gradient_checkpointing()
+            model.controlnet.enable_gradient_checkpointing()
+        model.alphas_cumprod = model.alphas_cumprod.to(self.context.device)
+        return model.to(self.context.device).train()
 
     def _resume(self) -> int:
         """The step to go on from; every worker takes the one rank 0 found."""
@@ -223,9 +221,7 @@ class _Trainer:
         if self.context.rank == 0:
             # a fresh base on the CPU takes the trained weights: the engine's own modules may be partitioned
             base = load_base(str(base_folder))
-            controlnet = SiameseControlNetModel.from_config(self.engine.model.controlnet.config)
-            assert isinstance(controlnet, SiameseControlNetModel)
-            model = SiameseDiffusion(base.unet, controlnet, base.scheduler.alphas_cumprod)
+            model = build_model(self.config, base)
             load_trained(model, weights)
             self.lease.check()
             save_model(storage.join(self.run_uri, "model"), base_folder, model, self.config, self.shard_set)
