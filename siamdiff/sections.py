@@ -111,6 +111,15 @@ class Model(Section):
         default=None, description="widths of the Dense Hint Input [the base's; the paper's 16,32,64,128,256]"
     )
 
+    @model_validator(mode="after")
+    def _widths_of_something(self) -> "Model":
+        if self.hint_channels and self.control != "dhi":
+            raise ValueError(
+                f"model.hint_channels are widths of the Dense Hint Input, which model.control {self.control} has not: "
+                "leave them out, or give --model.control dhi"
+            )
+        return self
+
 
 class Train(Section):
     """Siamese-Diffusion training (paper, Sec. 4)."""

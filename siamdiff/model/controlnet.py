@@ -1,4 +1,4 @@
-"""ControlNet with Dense Hint Input: diffusers' ControlNet with another hint encoder.
+"""ControlNet with Dense Hint Input: diffusers' ControlNet with another hint encoder, or with its own as a baseline.
 
 The module's path is written into saved models (diffusers finds the class by it), so this file must not move.
 
@@ -32,14 +32,18 @@ class SiameseControlNetModel(ControlNetModel):
     Where a hint is used more than once, call `hint` once and `controls` as often as needed.
 
     Args:
-        hint_channels: DHI's five widths (siamdiff.model.dhi).
+        hint_channels: DHI's five widths (siamdiff.model.dhi); None keeps ControlNet's own hint encoder, of widths
+            `conditioning_embedding_out_channels` (16, 32, 96, 256): settings 1, 3, 4 and 5 of the paper's Table 5.
         kwargs: every option of diffusers' ControlNetModel.
     """
 
     @register_to_config
-    def __init__(self, hint_channels: Sequence[int] = HINT_CHANNELS, **kwargs: Any) -> None:
+    def __init__(self, hint_channels: Sequence[int] | None = HINT_CHANNELS, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.controlnet_cond_embedding = DenseHintInput(hint_channels, self.config["block_out_channels"][0])
+        if hint_channels is not None:
+            self.controlnet_cond_embedding = DenseHintInput(
+                hint_channels, self.config["block_out_channels"][0]
+            )
 
     @staticmethod
     def _get_init_keys(input_class: type) -> set[str]:
@@ -51,9 +55,13 @@ class SiameseControlNetModel(ControlNetModel):
 
     @classmethod
     def from_unet(  # pyright: ignore[reportIncompatibleMethodOverride]
-        cls, unet: UNet2DConditionModel, *, hint_channels: Sequence[int] = HINT_CHANNELS
+        cls, unet: UNet2DConditionModel, *, hint_channels: Sequence[int] | None = HINT_CHANNELS
     ) -> "SiameseControlNetModel":
         """A ControlNet that starts as a copy of the UNet's encoder and middle block, its zero convolutions at zero.
+
+        Args:
+            unet: of Stable Diffusion 1.x's kind.
+            hint_channels: see the class.
 
         Raises:
             UserError: the UNet is not of Stable Diffusion 1.x's kind.
@@ -65,13 +73,14 @@ class SiameseControlNetModel(ControlNetModel):
                     "kind, where it is unset, can be trained; choose another model.base"
                 )
         shared = cls._get_init_keys(cls) & unet.config.keys()
-        controlnet = cls(hint_channels=tuple(hint_channels), **{key: unet.config[key] for key in shared})
+        widths = None if hint_channels is None else tuple(hint_channels)
+        controlnet = cls(hint_channels=widths, **{key: unet.config[key] for key in shared})
         for part in COPIED_PARTS:
             controlnet.get_submodule(part).load_state_dict(unet.get_submodule(part).state_dict())
         return controlnet
 
     def hint(self, image: Tensor) -> Tensor:
-        """DHI: hint image (B, 3, H, W) in [0, 1] -> (B, C0, H/8, W/8). It depends neither on t nor on z_t."""
+        """Hint image (B, 3, H, W) in [0, 1] -> (B, C0, H/8, W/8), which depends neither on t nor on z_t."""
         return self.controlnet_cond_embedding(image.to(dtype=self.dtype))
 
     def controls(self, z_t: Tensor, t: Tensor, text: Tensor, hint: Tensor) -> Controls:

@@ -7,6 +7,7 @@ Shapes: z_t (B, 4, h, w); t (B,); text (B, L, D); maps in encoder order, the l-t
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 from diffusers import ControlNetModel, UNet2DConditionModel
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ Controls = tuple[
 
 # The parts of the UNet that Siamese-Diffusion trains; encoder, middle block and time embedding stay frozen.
 TRAINED_PARTS = ("up_blocks", "conv_norm_out", "conv_out")
+TrainedUNet = Literal["decoder", "none", "all"]
 
 
 @dataclass(frozen=True)
@@ -87,11 +89,12 @@ def decode(
     return unet.conv_out(x)  # (B, 4, h, w)
 
 
-def freeze_untrained(unet: UNet2DConditionModel) -> None:
-    """Let gradients reach the decoder alone: see TRAINED_PARTS."""
-    unet.requires_grad_(False)
-    for part in TRAINED_PARTS:
-        unet.get_submodule(part).requires_grad_(True)
+def freeze_untrained(unet: UNet2DConditionModel, trained: TrainedUNet = "decoder") -> None:
+    """Lets the parts of the UNet learn that are named: the decoder (TRAINED_PARTS, the paper's), none, or all."""
+    unet.requires_grad_(trained == "all")
+    if trained == "decoder":
+        for part in TRAINED_PARTS:
+            unet.get_submodule(part).requires_grad_(True)
 
 
 def _context(block: nn.Module, text: Tensor) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from siamdiff.model.unet import decode, encode, freeze_untrained
+from siamdiff.model.unet import TrainedUNet, decode, encode, freeze_untrained
 from tests.training.reference import TINY_UNET
 
 THREE_LEVELS = {
@@ -50,3 +50,28 @@ def test_decoding_with_checkpointing_gives_the_same_gradients() -> None:
         gradients.append([p.grad.clone() for p in unet.parameters() if p.grad is not None])
         unet.enable_gradient_checkpointing()
     torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize(
+    ("trained", "parts"),
+    [
+        ("decoder", {"up_blocks", "conv_norm_out", "conv_out"}),
+        ("none", set()),
+        (
+            "all",
+            {
+                "conv_in",
+                "time_embedding",
+                "down_blocks",
+                "mid_block",
+                "up_blocks",
+                "conv_norm_out",
+                "conv_out",
+            },
+        ),
+    ],
+)
+def test_the_named_parts_learn(trained: TrainedUNet, parts: set[str]) -> None:
+    unet = UNet2DConditionModel(**TINY_UNET)
+    freeze_untrained(unet, trained)
+    assert {name.split(".")[0] for name, p in unet.named_parameters() if p.requires_grad} == parts
