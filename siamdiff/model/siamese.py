@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from siamdiff.model.controlnet import SiameseControlNetModel
 from siamdiff.model.diffusion import q_sample, renoise
-from siamdiff.model.unet import Controls, decode, encode, freeze_untrained
+from siamdiff.model.unet import Controls, TrainedUNet, decode, encode, freeze_untrained
 from siamdiff.training.losses import (
     Augmented,
     LossWeights,
@@ -65,20 +65,30 @@ class SiameseDiffusion(nn.Module):
     """What DeepSpeed or DDP wraps: the networks, and the loss as their one `forward`.
 
     Args:
-        unet: of Stable Diffusion 1.x's kind; all but its decoder is frozen here.
+        unet: of Stable Diffusion 1.x's kind; what does not learn of it is frozen here.
         controlnet: usually SiameseControlNetModel.from_unet(unet).
         alphas_cumprod: (1000,), fp32, from the base's noise schedule.
+        trained_unet: which parts of the UNet learn; the paper's is its decoder.
     """
 
     def __init__(
-        self, unet: UNet2DConditionModel, controlnet: SiameseControlNetModel, alphas_cumprod: Tensor
+        self,
+        unet: UNet2DConditionModel,
+        controlnet: SiameseControlNetModel,
+        alphas_cumprod: Tensor,
+        trained_unet: TrainedUNet = "decoder",
     ) -> None:
         super().__init__()
         self.unet = unet
         self.controlnet = controlnet
         # Not a buffer: DeepSpeed casts floating buffers to the networks' dtype, and bf16 would keep 3 digits of abar.
         self.alphas_cumprod = alphas_cumprod
-        freeze_untrained(unet)
+        freeze_untrained(unet, trained_unet)
+
+    @property
+    def control(self) -> SiameseControlNetModel:
+        """The network that reads the masks, by the name that it has in the modules of every baseline."""
+        return self.controlnet
 
     def forward(
         self, inputs: StepInputs, weights: LossWeights, active: Tensor | None = None
