@@ -31,7 +31,7 @@ class Data(Section):
     source: str = Field(
         default=PHANTOM,
         min_length=1,
-        description="folder with images/ and masks/, JSON lines of the authors' format, or 'phantom' (procedural)",
+        description="folder or JSON lines in one of the layouts of docs/ingest.md, or 'phantom' (procedural)",
     )
     uri: str | None = Field(default=None, description="where the shard set lies [ROOT/data]")
     layout: Layout = Field(default="auto", description="how the source is laid out (docs/ingest.md)")
@@ -75,6 +75,30 @@ class Data(Section):
     permitted_use: str = Field(
         default="", description="what licence or consent permits; travels likewise [unknown]"
     )
+
+    @field_validator("crop", mode="before")
+    @classmethod
+    def _is_a_crop(cls, crop: object) -> object:
+        """A name or four numbers; the command line gives a list of texts either way."""
+        values = crop.split(",") if isinstance(crop, str) else crop
+        if not isinstance(values, list | tuple):
+            raise ValueError("must be none, auto or left,top,right,bottom in pixels")
+        if len(values) == 1 and values[0] in ("none", "auto"):
+            return values[0]
+        try:
+            left, top, right, bottom = (int(value) for value in values)
+        except ValueError:
+            raise ValueError("must be none, auto or left,top,right,bottom in pixels") from None
+        if not (0 <= left < right and 0 <= top < bottom):
+            raise ValueError("left must be below right, top below bottom, and none below 0")
+        return left, top, right, bottom
+
+    @field_validator("foreground")
+    @classmethod
+    def _are_labels(cls, labels: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if labels is not None and (not labels or min(labels) < 1):
+            raise ValueError("must be label numbers above 0; 0 is the background")
+        return labels
 
     @field_validator("split")
     @classmethod
