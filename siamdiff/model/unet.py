@@ -19,7 +19,6 @@ Controls = tuple[
 # The parts of the UNet that Siamese-Diffusion trains; encoder, middle block and time embedding stay frozen.
 TRAINED_PARTS = ("up_blocks", "conv_norm_out", "conv_out")
 TrainedUNet = Literal["decoder", "none", "all"]
-TrainedUNet = Literal["decoder", "none", "all"]
 
 
 @dataclass(frozen=True)
