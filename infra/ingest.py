@@ -22,6 +22,7 @@ from siamdiff.config import Config, digest
 from siamdiff.data.manifest import MANIFEST, Manifest, finish_set, read_manifest, read_markers
 from siamdiff.data.pairing import Pair, Rejected, Source, scan
 from siamdiff.data.raw import RECIPE, Plan, Planned, Record, encode, examine, make_plan
+from siamdiff.data.sample import Foreign
 from siamdiff.data.shards import FOLDER, finished_shards, write_shard
 from siamdiff.errors import SiamdiffError, UserError
 from siamdiff.sections import Data
@@ -47,14 +48,30 @@ def ingest(config: Config, demo: bool) -> None:
         SiamdiffError: more bad pairs than data.max_rejected, or shards that could not be written.
     """
     with reported(config, DATA) as status:
-        _ingest(config.data, demo, status)
+        assert config.data.uri, "the configuration is resolved"
+        private_uri(config.data.uri)  # a place for a set is the first thing to be refused
+        ingest_source(config.data, scan(config.data), demo, status)
 
 
-def _ingest(data: Data, demo: bool, status: StageStatus) -> None:
+def ingest_source(
+    data: Data, source: Source, demo: bool, status: StageStatus, origin: Foreign | None = None
+) -> None:
+    """Makes the shard set `data.uri` of a source, or says that it is there.
+
+    Args:
+        data: resolved.
+        source: what `data.source` holds.
+        demo: whether the set says that it belongs to the demo.
+        status: where progress is written.
+        origin: of another method's images: makes a synthetic set. None: a real one.
+
+    Raises:
+        UserError: no usable pair, or a set of other inputs under the same URI.
+        SiamdiffError: more bad pairs than data.max_rejected, or shards that could not be written.
+    """
     assert data.uri, "the configuration is resolved"
     private = private_uri(data.uri)
-    source = scan(data)
-    inputs = describe_inputs(data, source)
+    inputs = describe_inputs(data, source, origin)
     done = _complete(data.uri, inputs)
     if done and _untouched(private, source):
         status.done = status.total = len(done.shards)
@@ -75,11 +92,11 @@ def _ingest(data: Data, demo: bool, status: StageStatus) -> None:
     if refusal:
         raise refusal
     if not done:
-        _write_shards(data, source.folder, plan, status)
+        _write_shards(data, source.folder, plan, status, origin)
     manifest = done or finish_set(
         data.uri,
         plan.shards,
-        kind="real",
+        kind="synthetic" if origin else "real",
         resolution=data.resolution,
         demo=demo,
         license=data.license,
@@ -94,7 +111,7 @@ def _ingest(data: Data, demo: bool, status: StageStatus) -> None:
     )
 
 
-def describe_inputs(data: Data, source: Source) -> dict[str, Any]:
+def describe_inputs(data: Data, source: Source, origin: Foreign | None = None) -> dict[str, Any]:
     """Everything that a set's content depends on, by field name; the source by the hash of its names and sizes."""
     fields = ("resolution", "prompt", "split", "seed", "allow_empty", "shard_size", "image_format")
     fields += ("license", "permitted_use")
@@ -102,6 +119,7 @@ def describe_inputs(data: Data, source: Source) -> dict[str, Any]:
     return {f"data.{name}": values[name] for name in fields} | {
         "source_sha256": digest(source.fingerprint),
         "recipe": RECIPE,
+        **({"origin": origin.model_dump()} if origin else {}),
     }
 
 
@@ -165,7 +183,7 @@ def _examine_all(source: Source, data: Data, status: StageStatus) -> list[Record
     return [record for index in range(len(batches)) for record in results[index]]
 
 
-def _write_shards(data: Data, folder: str, plan: Plan, status: StageStatus) -> None:
+def _write_shards(data: Data, folder: str, plan: Plan, status: StageStatus, origin: Foreign | None) -> None:
     """Writes the shards of the plan that are not there yet.
 
     Raises:
@@ -181,7 +199,7 @@ def _write_shards(data: Data, folder: str, plan: Plan, status: StageStatus) -> N
         name, samples = work
         planned = [Planned.from_dict(sample) for sample in samples]
         with ThreadPoolExecutor(_READERS) as pool:
-            encoded = list(pool.map(lambda sample: encode(folder, sample, data), planned))
+            encoded = list(pool.map(lambda sample: encode(folder, sample, data, origin), planned))
         return write_shard(set_uri, name, encoded, made_by).sha256
 
     rows = [[name, [sample.as_dict() for sample in plan.shards[name]]] for name in todo]

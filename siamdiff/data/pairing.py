@@ -36,7 +36,7 @@ class Pair:
     """An image and its mask, by their paths relative to the source's folder; a phantom is an index instead."""
 
     image: str
-    mask: str
+    mask: str  # "": none, of another method's image
     prompt: str | None = None  # None: `data.prompt`
     split: str | None = None  # that the layout names
     group: str | None = None  # of `data.groups`
@@ -44,7 +44,7 @@ class Pair:
 
     def files(self) -> list[str]:
         """The files it is made from."""
-        return [] if self.phantom is not None else [self.image, self.mask]
+        return [] if self.phantom is not None else [path for path in (self.image, self.mask) if path]
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,22 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
 from siamdiff import storage
-from siamdiff.data.checking import Fault, RawPair, check_pair, resize_image, resize_mask
+from siamdiff.data.checking import (
+    Fault,
+    RawPair,
+    check_pair,
+    decode_raw,
+    resize_image,
+    resize_mask,
+    to_rgb,
+)
 from siamdiff.data.duplicates import near_pairs, perceptual_hash
 from siamdiff.data.pairing import Pair, Rejected
 from siamdiff.data.phantom import render_phantom
-from siamdiff.data.sample import EncodedSample, make_sample, pixel_key
+from siamdiff.data.sample import EncodedSample, Foreign, make_sample, pixel_key
 from siamdiff.data.shards import shard_name
 from siamdiff.data.splits import assign_splits
 from siamdiff.errors import SiamdiffError, UserError
@@ -77,6 +87,9 @@ def load_pair(folder: str, pair: Pair, data: Data) -> RawPair:
     if pair.phantom is not None:
         image, mask = render_phantom(data.seed, pair.phantom, data.resolution)
         return RawPair(image, mask, "phantom")
+    if not pair.mask:
+        image = to_rgb(decode_raw(_read(folder, pair.image, "image"), "image"))
+        return RawPair(image, np.zeros(image.shape[:2], np.uint8), "none")
     return check_pair(_read(folder, pair.image, "image"), _read(folder, pair.mask, "mask"))
 
 
@@ -105,8 +118,8 @@ def examine(folder: str, pair: Pair, data: Data) -> Record:
     return Record(pixel_key(raw.image, raw.mask), perceptual_hash(raw.image), raw.coding)
 
 
-def encode(folder: str, planned: Planned, data: Data) -> EncodedSample:
-    """The sample of a planned pair, squashed to data.resolution.
+def encode(folder: str, planned: Planned, data: Data, origin: Foreign | None = None) -> EncodedSample:
+    """The sample of a planned pair, squashed to data.resolution; `origin` is that of another method's image.
 
     Raises:
         SiamdiffError: the pair is not the one that was examined any more, or the store does not answer.
@@ -129,6 +142,7 @@ def encode(folder: str, planned: Planned, data: Data) -> EncodedSample:
         group=planned.group,
         source_size=(width, height),
         image_format=data.image_format,
+        synthetic=origin,
     )
 
 

@@ -48,6 +48,15 @@ class Synthetic(BaseModel):
     scores: dict[str, float] = {}
 
 
+class Foreign(BaseModel):
+    """What is known of a synthetic sample of another method: neither its parent nor how it was drawn."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    method: str
+    has_mask: bool  # False: the image came without one, and the stored mask is empty
+
+
 class SampleMeta(BaseModel):
     """What is known about a sample; the content of its `KEY.json`."""
 
@@ -63,7 +72,7 @@ class SampleMeta(BaseModel):
     source_height: int
     image_sha256: str  # of the members' bytes
     mask_sha256: str
-    synthetic: Synthetic | None = None
+    synthetic: Synthetic | Foreign | None = None
 
 
 @dataclass(frozen=True)
@@ -179,7 +188,7 @@ def make_sample(
     source_size: tuple[int, int],
     image_format: ImageFormat,
     key: str | None = None,
-    synthetic: Synthetic | None = None,
+    synthetic: Synthetic | Foreign | None = None,
 ) -> EncodedSample:
     """Encodes a pair as a shard holds it.
 

@@ -14,7 +14,14 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from siamdiff import storage
-from siamdiff.data.sample import KEY_DIGITS, MAX_MEMBER_BYTES, EncodedSample, ImageFormat, SampleMeta
+from siamdiff.data.sample import (
+    KEY_DIGITS,
+    MAX_MEMBER_BYTES,
+    EncodedSample,
+    ImageFormat,
+    SampleMeta,
+    Synthetic,
+)
 from siamdiff.errors import SiamdiffError
 
 FOLDER = "shards"
@@ -41,7 +48,7 @@ class IndexRow(BaseModel):
     image_format: ImageFormat
     image_sha256: str
     mask_sha256: str
-    parent: str | None  # of a synthetic sample
+    parent: str | None  # of a synthetic sample, if known
     fold: int | None
 
 
@@ -165,6 +172,7 @@ def _row(data: bytes, name: str, members: dict[str, tarfile.TarInfo]) -> IndexRo
             raise SiamdiffError(
                 f"shard {name} is damaged: member {info.name} has another hash than its JSON says"
             )
+    origin = described.synthetic if isinstance(described.synthetic, Synthetic) else None
     first = min(info.offset for info in members.values())
     last = max(info.offset_data + _padded(info.size) for info in members.values())
     return IndexRow(
@@ -183,8 +191,8 @@ def _row(data: bytes, name: str, members: dict[str, tarfile.TarInfo]) -> IndexRo
         image_format=images[0],
         image_sha256=described.image_sha256,
         mask_sha256=described.mask_sha256,
-        parent=described.synthetic.parent if described.synthetic else None,
-        fold=described.synthetic.fold if described.synthetic else None,
+        parent=origin.parent if origin else None,
+        fold=origin.fold if origin else None,
     )
 
 
