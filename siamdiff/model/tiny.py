@@ -89,7 +89,7 @@ def make_tiny_base(
         vae.register_to_config(
             scaling_factor=1.0 / std
         )  # latents of unit variance, as the noise schedule expects
-        tokenizer, text_encoder = make_tokenizer(), _make_text_encoder()
+        tokenizer, text_encoder = make_tokenizer(), make_text_encoder()
         texts = encode_prompts(tokenizer, text_encoder, [prompt, ""])  # (2, 77, D)
         unet = _train_unet(mean / std, logvar - 2.0 * np.log(std), texts, resolution // 8, unet_steps, report)
 
@@ -134,7 +134,8 @@ def make_tokenizer() -> CLIPTokenizer:
     )
 
 
-def _make_text_encoder() -> CLIPTextModel:
+def make_text_encoder() -> CLIPTextModel:
+    """The frozen embedding of prompts, with random weights."""
     config = CLIPTextConfig(
         vocab_size=514,
         hidden_size=TEXT_WIDTH,
@@ -150,6 +151,38 @@ def _make_text_encoder() -> CLIPTextModel:
     return CLIPTextModel(config).eval().requires_grad_(False)
 
 
+def make_vae(resolution: int) -> AutoencoderKL:
+    """The autoencoder with random weights, for square images of `resolution` pixels."""
+    widths: dict[str, Any] = {  # diffusers annotates these as tuples of one
+        "down_block_types": ("DownEncoderBlock2D",) * len(VAE_CHANNELS),
+        "up_block_types": ("UpDecoderBlock2D",) * len(VAE_CHANNELS),
+        "block_out_channels": VAE_CHANNELS,
+    }
+    return AutoencoderKL(
+        **widths,
+        latent_channels=4,
+        norm_num_groups=1,  # with few channels, more groups would normalise brightness and hue away
+        sample_size=resolution,
+        mid_block_add_attention=False,  # convolutions only: what crops teach holds for whole images
+    )
+
+
+def make_unet(sample_size: int) -> UNet2DConditionModel:
+    """The UNet with random weights, for latents of `sample_size` cells a side."""
+    return UNet2DConditionModel(
+        sample_size=sample_size,
+        in_channels=4,
+        out_channels=4,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        block_out_channels=UNET_CHANNELS,
+        layers_per_block=1,
+        norm_num_groups=8,
+        cross_attention_dim=TEXT_WIDTH,
+        attention_head_dim=8,
+    )
+
+
 def _schedule() -> DDIMScheduler:
     """Stable Diffusion 1.5's noise schedule and DDIM's settings for it."""
     return DDIMScheduler(**SD15_SCHEDULE, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
@@ -157,18 +190,7 @@ def _schedule() -> DDIMScheduler:
 
 def _train_vae(images: np.ndarray, steps: int, report: Progress) -> AutoencoderKL:
     """Fits the autoencoder to the images and their mirror images; returns it in eval mode."""
-    widths: dict[str, Any] = {  # diffusers annotates these as tuples of one
-        "down_block_types": ("DownEncoderBlock2D",) * len(VAE_CHANNELS),
-        "up_block_types": ("UpDecoderBlock2D",) * len(VAE_CHANNELS),
-        "block_out_channels": VAE_CHANNELS,
-    }
-    vae = AutoencoderKL(
-        **widths,
-        latent_channels=4,
-        norm_num_groups=1,  # with few channels, more groups would normalise brightness and hue away
-        sample_size=images.shape[1],
-        mid_block_add_attention=False,  # convolutions only: what crops teach holds for whole images
-    )
+    vae = make_vae(images.shape[1])
     _start_near_linear(vae)
     vae.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     fit = _Fit(vae, VAE_RATE, steps)
@@ -238,18 +260,7 @@ def _train_unet(
         steps: optimizer steps.
         report: told of progress.
     """
-    unet = UNet2DConditionModel(
-        sample_size=sample_size,
-        in_channels=4,
-        out_channels=4,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        block_out_channels=UNET_CHANNELS,
-        layers_per_block=1,
-        norm_num_groups=8,
-        cross_attention_dim=TEXT_WIDTH,
-        attention_head_dim=8,
-    )
+    unet = make_unet(sample_size)
     alphas_cumprod = _schedule().alphas_cumprod
     fit = _Fit(unet, UNET_RATE, steps)
     for step in range(steps):
