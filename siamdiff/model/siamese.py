@@ -1,8 +1,9 @@
 """Siamese-Diffusion: Mask- and Image-Diffusion share one UNet and one ControlNet.
 
 One call of `SiameseDiffusion` is one training step's forward: every network pass inside it is needed, none is made
-twice. Before Online-Augmentation these are one of DHI and ControlNet (mask and image in one batch), one of the frozen
-encoder and two of the decoder; Online-Augmentation adds ControlNet, encoder and decoder on the samples it takes.
+twice. Before Online-Augmentation these are one of DHI and ControlNet (mask and image in one batch), one of the encoder
+and two of the decoder; Online-Augmentation adds ControlNet, encoder and decoder on the samples it takes. Without image
+branch there is one pass of each, of the masks alone.
 
 Shapes: see `StepInputs`; latents (B, 4, h, w) with h = H/8, w = W/8.
 """
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from siamdiff.model.controlnet import SiameseControlNetModel
 from siamdiff.model.diffusion import q_sample, renoise
-from siamdiff.model.unet import Controls, TrainedUNet, decode, encode, freeze_untrained
+from siamdiff.model.unet import Controls, Encoded, TrainedUNet, decode, encode, freeze_untrained
 from siamdiff.training.losses import (
     Augmented,
     LossWeights,
@@ -56,9 +57,21 @@ def predict_noise(
         hint: (B, C0, h, w), DHI's output for the masks.
     """
     control_mask = controlnet.controls(z_t, t, text, hint)
-    with torch.no_grad():
-        encoded = encode(unet, z_t, t, text)
+    encoded = _encode(unet, z_t, t, text)
     return decode(unet, encoded, text, control_mask).to(z_t.dtype)  # (B, 4, h, w)
+
+
+def _encode(unet: UNet2DConditionModel, z_t: Tensor, t: Tensor, text: Tensor) -> Encoded:
+    """The UNet's encoder; where it is frozen, without a trace in autograd."""
+    learns = unet.conv_in.weight.requires_grad
+    with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
+        return encode(unet, z_t, t, text)
+
+
+def _detached(encoded: Encoded) -> Encoded:
+    return Encoded(
+        tuple(skip.detach() for skip in encoded.skips), encoded.middle.detach(), encoded.emb.detach()
+    )
 
 
 class SiameseDiffusion(nn.Module):
@@ -107,18 +120,22 @@ class SiameseDiffusion(nn.Module):
         """Every prediction of one training step; arguments as in `forward`."""
         noise, t, text = inputs.noise, inputs.t, inputs.text
         z_t = q_sample(inputs.z_0, noise, t, self.alphas_cumprod)  # (B, 4, h, w)
-        hint_mask, control_mask, control_image = self._siamese_controls(inputs, z_t)
-        with torch.no_grad():
-            encoded = encode(self.unet, z_t, t, text)  # serves eps_mix and eps_m
-
-        def decode_with(controls: Controls) -> Tensor:
-            return decode(self.unet, encoded, text, controls).to(noise.dtype)  # (B, 4, h, w)
-
-        # The image branch comes first, since its decoder graph is gone when it returns.
-        eps_mix, L_i = image_loss(decode_with, mix(control_image, control_mask, weights), noise)
-        eps_mask = decode_with(control_mask)  # (B, 4, h, w)
-        augmented = None
-        if weights.augment:
+        hints = [inputs.mask] if weights.w_i is None else [inputs.mask, inputs.image]
+        hint_mask, controls = self._controls(hints, z_t, t, text)
+        control_mask = controls[0]
+        encoded = _encode(self.unet, z_t, t, text)  # serves eps_mix and eps_m
+        eps_mix = L_i = augmented = None
+        if weights.w_i is not None:
+            # The image branch comes first, since its decoder graph is gone when it returns. Its UNet is a copy that is
+            # thrown away: nothing of it learns, be it the encoder.
+            copied = _detached(encoded)
+            eps_mix, L_i = image_loss(
+                lambda control_mix: decode(self.unet, copied, text, control_mix).to(noise.dtype),
+                mix(controls[1], control_mask, weights.w_i, weights.w_m),
+                noise,
+            )
+        eps_mask = decode(self.unet, encoded, text, control_mask).to(noise.dtype)  # (B, 4, h, w)
+        if weights.augment and eps_mix is not None:
             active = augmented_samples(t, weights.t_tau) if active is None else active  # (A,)
             z_t_prime = renoise(z_t, noise, eps_mix, t, self.alphas_cumprod)  # (B, 4, h, w)
             a = (tensor[active] for tensor in (z_t_prime, t, text, hint_mask))  # each (A, ...)
@@ -126,14 +143,16 @@ class SiameseDiffusion(nn.Module):
             augmented = Augmented(eps_prime, noise[active], augmentation_weight(t[active], weights.t_tau))
         return Predictions(noise, control_mask, eps_mask, eps_mix, L_i, augmented)
 
-    def _siamese_controls(self, inputs: StepInputs, z_t: Tensor) -> tuple[Tensor, Controls, Controls]:
-        """DHI(mask), c_m and c_i.
+    def _controls(
+        self, images: list[Tensor], z_t: Tensor, t: Tensor, text: Tensor
+    ) -> tuple[Tensor, list[Controls]]:
+        """The first image's hint, and the controls of each: of the mask, or of mask and image.
 
-        Mask and image pass as one batch of 2B: the arithmetic is that of two passes, but the weights are gathered
-        once under ZeRO-3, and the kernels are better filled.
+        n images pass as one batch of nB: the arithmetic is that of n passes, but the weights are gathered once under
+        ZeRO-3, and the kernels are better filled.
         """
-        hints = self.controlnet.hint(torch.cat([inputs.mask, inputs.image]))  # (2B, C0, h, w)
-        z_t, t, text = torch.cat([z_t, z_t]), inputs.t.repeat(2), torch.cat([inputs.text, inputs.text])
-        controls = self.controlnet.controls(z_t, t, text, hints)  # each (2B, C_l, h_l, w_l)
-        control_mask, control_image = zip(*(c.chunk(2) for c in controls), strict=True)
-        return hints.chunk(2)[0], control_mask, control_image
+        n = len(images)
+        hints = self.controlnet.hint(torch.cat(images))  # (nB, C0, h, w)
+        z_t, t, text = torch.cat(n * [z_t]), torch.cat(n * [t]), torch.cat(n * [text])
+        controls = self.controlnet.controls(z_t, t, text, hints)  # each (nB, C_l, h_l, w_l)
+        return hints.chunk(n)[0], list(zip(*(c.chunk(n) for c in controls), strict=True))

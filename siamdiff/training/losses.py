@@ -5,6 +5,7 @@ Shapes: noise, eps_* (B, 4, h, w); t (B,) integers in [0, 999]; control_* one ma
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,16 +17,46 @@ from siamdiff.model.unet import Controls
 class LossWeights:
     """What depends on the training step alone, hence is the same on every worker."""
 
-    w_i: float  # share of the image's controls in the mix, grows from 0 to 1 over the training (Eq. 5)
+    w_i: float | None  # share of the image's controls in the mix (Eq. 5); None: no image branch, hence no L_i
     w_m: float = 1.0  # share of the mask's controls in the mix (Eq. 5)
-    w_c: float = 1.0  # weight of the noise consistency loss (Eq. 9)
-    augment: bool = False  # whether Online-Augmentation runs at this step (Eq. 12)
+    w_c: float = 1.0  # weight of the noise consistency loss (Eq. 9); 0: no L_c
+    augment: bool | None = (
+        False  # whether Online-Augmentation runs at this step (Eq. 12); None: no L_m' at any
+    )
     t_tau: int = 200  # Online-Augmentation takes samples with t <= t_tau (Eq. 12)
 
 
-def weights_at(k: int, n_steps: int, w_c: float = 1.0) -> LossWeights:
-    """The weights after `k` of `n_steps` optimizer steps: w_i = k / N; Online-Augmentation once k > N / 3."""
-    return LossWeights(w_i=k / n_steps, w_c=w_c, augment=3 * k > n_steps)
+def weights_at(
+    k: int,
+    n_steps: int,
+    w_c: float = 1.0,
+    *,
+    image_branch: bool = True,
+    w_i: Literal["linear"] | float = "linear",
+    online_augmentation: bool = True,
+    k_tau: float = 1 / 3,
+    t_tau: int = 200,
+) -> LossWeights:
+    """The weights after `k` of `n_steps` optimizer steps; the defaults are the paper's.
+
+    Args:
+        k: optimizer steps finished, from 0.
+        n_steps: N, all of them.
+        w_c: weight of the noise consistency loss (Eq. 9); 0 leaves it out.
+        image_branch: whether there is Image-Diffusion; without it neither L_c nor L_m' can be.
+        w_i: "linear" for k / N, or a constant in [0, 1].
+        online_augmentation: whether the run has L_m'; it is 0 until k > k_tau N (at once for k_tau = 0).
+        k_tau: share of the steps, in [0, 1].
+        t_tau: timestep, in [0, 999].
+    """
+    if not image_branch:
+        return LossWeights(w_i=None, w_c=0.0, augment=None)
+    return LossWeights(
+        w_i=k / n_steps if w_i == "linear" else w_i,
+        w_c=w_c,
+        augment=(k_tau == 0 or k > k_tau * n_steps) if online_augmentation else None,
+        t_tau=t_tau,
+    )
 
 
 @dataclass(frozen=True)
@@ -44,15 +75,15 @@ class Predictions:
     noise: Tensor  # eps, (B, 4, h, w)
     control_mask: Controls  # c_m
     eps_mask: Tensor  # eps_m, (B, 4, h, w), with gradient
-    eps_mix: Tensor  # sg[eps_mix], (B, 4, h, w)
-    L_i: Tensor  # (), Eq. 8; its gradient reaches ControlNet and DHI alone
-    augmented: Augmented | None = None  # from N/3 on
+    eps_mix: Tensor | None = None  # sg[eps_mix], (B, 4, h, w); None without image branch, as L_i
+    L_i: Tensor | None = None  # (), Eq. 8; its gradient reaches ControlNet and DHI alone
+    augmented: Augmented | None = None  # only at steps with Online-Augmentation
 
 
-def mix(control_image: Controls, control_mask: Controls, weights: LossWeights) -> Controls:
+def mix(control_image: Controls, control_mask: Controls, w_i: float, w_m: float = 1.0) -> Controls:
     """Eq. 5: c_mix = w_i c_i + w_m sg[c_m], map by map."""
     pairs = zip(control_image, control_mask, strict=True)
-    return tuple(weights.w_i * c_i + weights.w_m * c_m.detach() for c_i, c_m in pairs)
+    return tuple(w_i * c_i + w_m * c_m.detach() for c_i, c_m in pairs)
 
 
 def squared_error(eps: Tensor, target: Tensor) -> Tensor:
@@ -68,7 +99,8 @@ def image_loss(
     The gradient of L_i has to pass through the decoder's layers to c_mix and leave no trace on the decoder's weights.
     So it is taken right here with respect to c_mix alone, and hung onto the returned loss; the decoder's graph is
     free again before the mask branch builds its own. (Detached weights and toggled requires_grad do the same on
-    paper, but break under ZeRO.)
+    paper, but break under ZeRO.) It is taken of the sum over all elements, since that of the mean, smaller by their
+    number, would drown in fp16, out of reach of any loss scaling.
 
     Args:
         decode: controls -> eps_mix (B, 4, h, w).
@@ -83,13 +115,17 @@ def image_loss(
         return eps_mix, squared_error(eps_mix, noise).mean()
     leaves = tuple(c.detach().requires_grad_() for c in control_mix)
     eps_mix = decode(leaves)
-    L_i = squared_error(eps_mix, noise).mean()
-    return eps_mix.detach(), attach_gradient(L_i.detach(), control_mix, torch.autograd.grad(L_i, leaves))
+    L_i, n = squared_error(eps_mix, noise).mean(), noise.numel()
+    gradients = torch.autograd.grad(n * L_i, leaves)
+    return eps_mix.detach(), attach_gradient(L_i.detach(), control_mix, gradients, 1 / n)
 
 
-def attach_gradient(value: Tensor, inputs: tuple[Tensor, ...], gradients: tuple[Tensor, ...]) -> Tensor:
-    """A scalar equal to `value` whose gradient with respect to `inputs` is `gradients`."""
-    linear = torch.stack([(x * g).sum() for x, g in zip(inputs, gradients, strict=True)]).sum()
+def attach_gradient(
+    value: Tensor, inputs: tuple[Tensor, ...], gradients: tuple[Tensor, ...], scale: float = 1.0
+) -> Tensor:
+    """A scalar equal to `value` whose gradient with respect to `inputs` is `scale * gradients`, in value's dtype."""
+    pairs = zip(inputs, gradients, strict=True)
+    linear = scale * torch.stack([(x.to(value.dtype) * g.to(value.dtype)).sum() for x, g in pairs]).sum()
     return value + (linear - linear.detach())
 
 
@@ -108,19 +144,22 @@ def augmentation_weight(t: Tensor, t_tau: int) -> Tensor:
 
 
 def siamese_loss(predictions: Predictions, weights: LossWeights) -> tuple[Tensor, dict[str, Tensor]]:
-    """Eq. 6: L = L_m + L_i + L_c + L_m'.
+    """Eq. 6: L = L_m + L_i + L_c + L_m'; terms that are switched off are left out.
 
     Returns:
-        The scalar to call backward() on, and the terms as they enter it, detached: L_m, L_i, L_c, L_m_prime, L.
+        The scalar to call backward() on, and the terms as they enter it, detached: L_m, then L_i, L_c and L_m_prime
+        where the run has them, then L.
     """
     p = predictions
-    L_m = squared_error(p.eps_mask, p.noise).mean()  # Eq. 7
-    L_c = weights.w_c * squared_error(p.eps_mask, p.eps_mix).mean()  # Eq. 9
-    L_m_prime = torch.zeros_like(L_m)
-    if (
-        a := p.augmented
-    ):  # Eq. 13; the mean is over the whole batch, to which the samples left out contribute 0
-        L_m_prime = (a.w_a * squared_error(a.eps_mask, a.noise)).sum() / len(p.noise)
-    L = L_m + p.L_i + L_c + L_m_prime
-    terms = {"L_m": L_m, "L_i": p.L_i, "L_c": L_c, "L_m_prime": L_m_prime, "L": L}
-    return L, {name: term.detach() for name, term in terms.items()}
+    terms = {"L_m": squared_error(p.eps_mask, p.noise).mean()}  # Eq. 7
+    if p.L_i is not None:
+        terms["L_i"] = p.L_i
+    if p.eps_mix is not None and weights.w_c:
+        terms["L_c"] = weights.w_c * squared_error(p.eps_mask, p.eps_mix).mean()  # Eq. 9
+    if weights.augment is not None:
+        terms["L_m_prime"] = torch.zeros_like(terms["L_m"])
+    if a := p.augmented:
+        # Eq. 13; the mean is over the whole batch, to which the samples left out contribute 0
+        terms["L_m_prime"] = (a.w_a * squared_error(a.eps_mask, a.noise)).sum() / len(p.noise)
+    L = torch.stack(list(terms.values())).sum()
+    return L, {name: term.detach() for name, term in (terms | {"L": L}).items()}

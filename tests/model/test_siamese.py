@@ -4,6 +4,7 @@ from collections import Counter
 
 import pytest
 import torch
+from diffusers.models.attention_processor import AttnProcessor2_0
 from torch import nn
 
 from siamdiff.model.siamese import SiameseDiffusion, predict_noise
@@ -42,6 +43,20 @@ def test_passes_of_a_step(k: int, t: list[int], expected: dict[str, list[int]]) 
     assert passes == expected
 
 
+def test_without_image_branch_no_image_is_read_and_the_decoder_runs_once() -> None:
+    model = tiny_model()
+    passes = count_samples(model)
+    model(tiny_inputs([100, 200, 201]), weights_at(20, 30, image_branch=False))[0].backward()
+    assert passes == {"dhi": [3], "controlnet": [3], "encoder": [3], "decoder": [3]}
+
+
+def test_without_online_augmentation_nothing_is_passed_again() -> None:
+    model = tiny_model()
+    passes = count_samples(model)
+    model(tiny_inputs([100, 200, 201]), weights_at(20, 30, online_augmentation=False))[0].backward()
+    assert passes == {"dhi": [6], "controlnet": [6], "encoder": [3], "decoder": [3, 3]}
+
+
 def test_the_frozen_encoder_keeps_no_graph() -> None:
     model, flags = tiny_model(), Counter()
     for block in model.unet.down_blocks:
@@ -63,3 +78,11 @@ def test_predict_noise_is_the_controlled_unet() -> None:
 def test_the_schedule_survives_a_cast_of_the_model() -> None:
     model = tiny_model(dtype=torch.bfloat16)
     assert model.alphas_cumprod.dtype == torch.float64
+
+
+def test_attention_is_pytorchs_own() -> None:
+    """The processor that calls scaled_dot_product_attention, in UNet and ControlNet."""
+    model = tiny_model()
+    processors = [*model.unet.attn_processors.values(), *model.controlnet.attn_processors.values()]
+    assert processors
+    assert {type(processor) for processor in processors} == {AttnProcessor2_0}

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from siamdiff.model.controlnet import SiameseControlNetModel
 from siamdiff.model.siamese import SiameseDiffusion, StepInputs
+from siamdiff.model.unet import TrainedUNet
 
 # Widths of a ControlNet + UNet pair of Stable Diffusion's kind that a CPU trains in a fraction of a second.
 TINY_UNET = {
@@ -27,7 +28,9 @@ TINY_UNET = {
 TINY_HINT_CHANNELS = (4, 4, 8, 8, 16)
 
 
-def tiny_model(seed: int = 0, dtype: torch.dtype = torch.float64) -> SiameseDiffusion:
+def tiny_model(
+    seed: int = 0, dtype: torch.dtype = torch.float64, trained_unet: TrainedUNet = "decoder"
+) -> SiameseDiffusion:
     """A model whose zero convolutions are not zero, so that every gradient is alive."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -36,7 +39,7 @@ def tiny_model(seed: int = 0, dtype: torch.dtype = torch.float64) -> SiameseDiff
         for parameter in controlnet.parameters():
             parameter.data.add_(torch.randn_like(parameter), alpha=0.05)
         alphas_cumprod = torch.linspace(0.999, 0.005, 1000, dtype=torch.float64)
-        return SiameseDiffusion(unet, controlnet, alphas_cumprod).to(dtype)
+        return SiameseDiffusion(unet, controlnet, alphas_cumprod, trained_unet).to(dtype)
 
 
 def tiny_inputs(t: list[int], seed: int = 0, dtype: torch.dtype = torch.float64) -> StepInputs:
@@ -57,7 +60,17 @@ def tiny_inputs(t: list[int], seed: int = 0, dtype: torch.dtype = torch.float64)
     )
 
 
-def naive_loss(model: SiameseDiffusion, inputs: StepInputs, k: int, n_steps: int, w_c: float = 1.0) -> Tensor:
+def naive_loss(
+    model: SiameseDiffusion,
+    inputs: StepInputs,
+    k: int,
+    n_steps: int,
+    w_c: float = 1.0,
+    *,
+    image_branch: bool = True,
+    w_i: float | None = None,
+    online_augmentation: bool = True,
+) -> Tensor:
     """L of step `k`, whose backward() gives the gradients that the released code gives."""
     unet, controlnet = model.unet, model.controlnet
     unet_copy, controlnet_copy = deepcopy(unet), deepcopy(controlnet)
@@ -80,21 +93,21 @@ def naive_loss(model: SiameseDiffusion, inputs: StepInputs, k: int, n_steps: int
 
     down_m, middle_m = controlnet(z_t, t, text, inputs.mask, return_dict=False)
     eps_m = predict(unet, z_t, down_m, middle_m)
+    loss = mse(eps_m, eps).mean()  # L_m
+    if not image_branch:
+        return loss
     down_i, middle_i = controlnet(z_t, t, text, inputs.image, return_dict=False)
     with torch.no_grad():
         down_sg, middle_sg = controlnet_copy(z_t, t, text, inputs.mask, return_dict=False)
-    w_i = k / n_steps
+    w_i = k / n_steps if w_i is None else w_i
     down_mix = [w_i * a + b for a, b in zip(down_i, down_sg, strict=True)]
     eps_mix = predict(unet_copy, z_t, down_mix, w_i * middle_i + middle_sg)
-
-    L_m = mse(eps_m, eps).mean()
-    L_i = mse(eps_mix, eps).mean()
-    L_c = w_c * mse(eps_m, eps_mix.detach()).mean()
-    loss = L_m + L_i + L_c
-    if k > n_steps / 3:
+    loss = loss + mse(eps_mix, eps).mean()  # L_i
+    loss = loss + w_c * mse(eps_m, eps_mix.detach()).mean()  # L_c
+    if online_augmentation and k > n_steps / 3:
         z_0_prime = (z_t - (1 - abar).sqrt() * eps_mix.detach()) / abar.sqrt()
         z_t_prime = abar.sqrt() * z_0_prime + (1 - abar).sqrt() * eps
         down, middle = controlnet(z_t_prime, t, text, inputs.mask, return_dict=False)
         w_a = (t <= 200).to(z_0.dtype)
-        loss = loss + (w_a * mse(predict(unet, z_t_prime, down, middle), eps)).mean()
+        loss = loss + (w_a * mse(predict(unet, z_t_prime, down, middle), eps)).mean()  # L_m'
     return loss

@@ -8,6 +8,7 @@ from siamdiff.training.losses import (
     LossWeights,
     attach_gradient,
     augmented_samples,
+    image_loss,
     mix,
     weights_at,
 )
@@ -40,6 +41,42 @@ def test_gradients_equal_the_deep_copys(k: int, t: list[int], checkpointing: boo
     torch.testing.assert_close(terms["L"], expected.detach(), rtol=1e-12, atol=0)
     torch.testing.assert_close(gradients(ours), gradients(theirs), rtol=1e-9, atol=1e-12)
     assert all(p.grad is not None for p in ours.controlnet.parameters())
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
+@pytest.mark.parametrize("trained_unet", ["none", "all"])
+def test_gradients_equal_the_deep_copys_whatever_of_the_unet_learns(
+    trained_unet, checkpointing: bool
+) -> None:
+    inputs = tiny_inputs([150, 700, 3])
+    ours, theirs = tiny_model(trained_unet=trained_unet), tiny_model(trained_unet=trained_unet)
+    if checkpointing:
+        ours.unet.enable_gradient_checkpointing()
+        ours.controlnet.enable_gradient_checkpointing()
+    ours(inputs, weights_at(20, N))[0].backward()
+    naive_loss(theirs, inputs, 20, N).backward()
+    torch.testing.assert_close(gradients(ours), gradients(theirs), rtol=1e-9, atol=1e-12)
+    learns = {name: p.grad is not None for name, p in ours.unet.named_parameters()}
+    assert set(learns.values()) == {trained_unet == "all"}
+
+
+SWITCHES = {
+    "L_m": {"image_branch": False},
+    "L_m L_i": {"w_c": 0.0, "online_augmentation": False},
+    "L_m L_i L_c": {"w_c": 0.5, "online_augmentation": False},
+    "L_m L_i L_m_prime": {"w_c": 0.0, "w_i": 0.3},
+    "L_m L_i L_c L_m_prime": {"w_i": 1.0},
+}
+
+
+@pytest.mark.parametrize("names", SWITCHES)
+def test_terms_that_are_off_are_absent_and_leave_no_gradient(names: str) -> None:
+    inputs, ours, theirs = tiny_inputs([150, 700]), tiny_model(), tiny_model()
+    loss, terms = ours(inputs, weights_at(20, N, **SWITCHES[names]))
+    assert list(terms) == [*names.split(), "L"]
+    loss.backward()
+    naive_loss(theirs, inputs, 20, N, **SWITCHES[names]).backward()
+    torch.testing.assert_close(gradients(ours), gradients(theirs), rtol=1e-9, atol=1e-12)
 
 
 def test_terms_add_up_and_are_the_same_without_autograd() -> None:
@@ -77,11 +114,22 @@ def test_weights_follow_the_training_step() -> None:
     assert weights_at(0, N) == LossWeights(w_i=0.0, w_m=1.0, w_c=1.0, augment=False, t_tau=200)
     assert weights_at(15, N, w_c=0.5) == LossWeights(w_i=0.5, w_c=0.5, augment=True)
     assert [weights_at(k, N).augment for k in (9, 10, 11)] == [False, False, True]  # k > N / 3, strictly
+    assert all(weights_at(k, n).augment == (3 * k > n) for n in range(1, 200) for k in range(n))
+
+
+def test_weights_follow_the_switches() -> None:
+    assert weights_at(20, N, image_branch=False) == LossWeights(w_i=None, w_c=0.0, augment=None)
+    assert weights_at(20, N, w_i=0.25).w_i == 0.25
+    assert weights_at(29, N, online_augmentation=False).augment is None
+    assert [weights_at(k, N, k_tau=0.5).augment for k in (15, 16)] == [False, True]
+    assert weights_at(0, N, k_tau=0.0).augment is True
+    assert weights_at(N, N, k_tau=1.0).augment is False
+    assert weights_at(20, N, t_tau=999).t_tau == 999
 
 
 def test_mixing_follows_eq_5_and_stops_the_masks_gradient() -> None:
     c_i, c_m = (torch.ones(2, 1, requires_grad=True) for _ in range(2))
-    (c_mix,) = mix((c_i,), (c_m,), LossWeights(w_i=0.25, w_m=2.0))
+    (c_mix,) = mix((c_i,), (c_m,), w_i=0.25, w_m=2.0)
     c_mix.sum().backward()
     assert c_mix.tolist() == [[2.25], [2.25]]
     assert c_i.grad is not None and c_i.grad.tolist() == [[0.25], [0.25]]
@@ -91,6 +139,17 @@ def test_mixing_follows_eq_5_and_stops_the_masks_gradient() -> None:
 def test_online_augmentation_takes_small_timesteps_or_one_stand_in() -> None:
     assert augmented_samples(torch.tensor([201, 200, 0]), 200).tolist() == [1, 2]
     assert augmented_samples(torch.tensor([201, 999]), 200).tolist() == [0]
+
+
+def test_half_precision_keeps_the_image_gradient() -> None:
+    """Its elements are smaller than fp16's smallest number once they are divided by a batch's number of elements."""
+    shape = (16, 4, 64, 64)
+    noise, c = torch.zeros(shape), torch.full(shape, 0.01, dtype=torch.float16, requires_grad=True)
+    _, L_i = image_loss(lambda controls: controls[0].float(), (c,), noise)
+    (2.0**16 * L_i).backward()  # as a loss scaler does
+    exact = 2.0**16 * 2 * 0.01 / noise.numel()
+    assert c.grad is not None
+    torch.testing.assert_close(c.grad.float(), torch.full(shape, exact), rtol=2e-3, atol=0)
 
 
 def test_attached_gradient_keeps_the_value() -> None:
