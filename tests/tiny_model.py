@@ -4,7 +4,7 @@ change what it samples."""
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, SchedulerMixin, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from siamdiff.config import Config
@@ -56,8 +56,10 @@ def write_masks(
     return ShardSet.open(uri)
 
 
-def write_model(uri: str, folder: Path, masks: ShardSet, *, seed: int = 0) -> None:
-    """A model of random weights under `uri`, by way of a base in the local `folder`."""
+def write_model(
+    uri: str, folder: Path, masks: ShardSet, *, seed: int = 0, scheduler: SchedulerMixin | None = None
+) -> None:
+    """A model of random weights under `uri`, by way of a base in the local `folder`, with that scheduler."""
     torch.manual_seed(seed)
     networks = {
         "vae": AutoencoderKL(
@@ -81,7 +83,7 @@ def write_model(uri: str, folder: Path, masks: ShardSet, *, seed: int = 0) -> No
             )
         ),
         "tokenizer": _tokenizer(),
-        "scheduler": DDIMScheduler(**SD15_SCHEDULE),
+        "scheduler": scheduler or DDIMScheduler(**SD15_SCHEDULE),
     }
     for name, part in networks.items():
         part.save_pretrained(folder / name)

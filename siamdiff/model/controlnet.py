@@ -1,7 +1,5 @@
 """ControlNet with Dense Hint Input: diffusers' ControlNet with another hint encoder, or with its own as a baseline.
 
-The module's path is written into saved models (diffusers finds the class by it), so this file must not move.
-
 Shapes: hint image (B, 3, H, W) in [0, 1]; z_t (B, 4, h, w) with h = H/8; t (B,); text (B, L, D).
 """
 
@@ -16,8 +14,7 @@ from siamdiff.errors import UserError
 from siamdiff.model.dhi import HINT_CHANNELS, DenseHintInput
 from siamdiff.model.unet import Controls, encode
 
-# A pipeline finds out how to load a component by looking up ModelMixin in the component's own module.
-__all__ = ["ModelMixin", "SiameseControlNetModel"]
+__all__ = ["ModelMixin", "SiameseControlNetModel"]  # what siamdiff/__init__.py shows to diffusers
 
 # Options that turn a UNet into another kind than Stable Diffusion 1.x; each must be unset.
 FOREIGN_OPTIONS = ("addition_embed_type", "class_embed_type", "encoder_hid_dim_type", "time_cond_proj_dim")
@@ -36,6 +33,8 @@ class SiameseControlNetModel(ControlNetModel):
             `conditioning_embedding_out_channels` (16, 32, 96, 256): settings 1, 3, 4 and 5 of the paper's Table 5.
         kwargs: every option of diffusers' ControlNetModel.
     """
+
+    __module__ = "siamdiff"  # the public path, which saved models name; it must never change
 
     @register_to_config
     def __init__(self, hint_channels: Sequence[int] | None = HINT_CHANNELS, **kwargs: Any) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.metadata
+import json
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.schedulers.scheduling_utils import SCHEDULER_CONFIG_NAME
 
 from siamdiff import storage
 from siamdiff.config import Config
@@ -18,9 +20,10 @@ from siamdiff.errors import SiamdiffError, UserError
 from siamdiff.model.base import Base, folder_digest, load_base, write_model_index
 from siamdiff.model.controlnet import SiameseControlNetModel
 from siamdiff.model.siamese import SiameseDiffusion
+from siamdiff.sampling.ddim import ddim_scheduler
 
 INFO = "siamdiff.json"
-FROZEN_PARTS = ("vae", "text_encoder", "tokenizer", "scheduler")
+FROZEN_PARTS = ("vae", "text_encoder", "tokenizer")
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class LoadedModel:
     """A trained model on a device, ready to sample."""
 
     unet: UNet2DConditionModel
-    controlnet: SiameseControlNetModel
+    control: SiameseControlNetModel
     base: Base  # its VAE, text encoder, tokenizer and scheduler
     info: dict[str, Any]  # siamdiff.json
 
@@ -78,6 +81,9 @@ def write_model(uri: str, base_folder: Path, model: SiameseDiffusion, info: dict
         folder = Path(temporary)
         for part in FROZEN_PARTS:
             shutil.copytree(base_folder / part, folder / part)
+        # DDIM as we sample, whichever sampler the base came with: what a diffusers pipeline takes unasked.
+        schedule = json.loads((base_folder / "scheduler" / SCHEDULER_CONFIG_NAME).read_text())
+        ddim_scheduler(schedule).save_pretrained(folder / "scheduler")
         model.unet.save_pretrained(folder / "unet")
         model.controlnet.save_pretrained(folder / "controlnet")
         controlnet = (SiameseControlNetModel.__module__, SiameseControlNetModel.__name__)

@@ -76,7 +76,7 @@ class ShardSampler:
         noise = [initial_noise(child_seed(condition.seed, "noise"), shape) for condition in batch]
         z_0 = sample(
             model.unet,
-            model.controlnet,
+            model.control,
             self.scheduler,
             hint,
             torch.cat([self._text(condition.prompt) for condition in batch]),  # (B, L, D)
