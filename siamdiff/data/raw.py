@@ -21,7 +21,7 @@ from siamdiff.data.checking import (
     to_rgb,
 )
 from siamdiff.data.duplicates import near_pairs, perceptual_hash
-from siamdiff.data.pairing import Pair, Rejected
+from siamdiff.data.layouts.pairs import Pair, Rejected
 from siamdiff.data.phantom import render_phantom
 from siamdiff.data.sample import EncodedSample, Foreign, make_sample, pixel_key
 from siamdiff.data.shards import shard_name

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from siamdiff.data.pairing import Source, scan, split_of
+from siamdiff.data.layouts.pairs import split_of
+from siamdiff.data.pairing import Source, scan
 from siamdiff.errors import UserError
 from siamdiff.sections import Data
 from tests.data.raw_folders import make_folder
