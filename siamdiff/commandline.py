@@ -10,6 +10,10 @@ from pydantic_settings import CliSettingsSource
 
 from siamdiff.config import Config
 from siamdiff.errors import UserError, nearest
+from siamdiff.presets import expand, merge, table
+
+_SETS = "evaluate.synthetic"
+_WHOLE = ("split", "synthetic")  # fields that are mappings, not sections
 
 
 def load(argv: list[str], default: Path, description: str) -> tuple[Config, bool]:
@@ -21,7 +25,7 @@ def load(argv: list[str], default: Path, description: str) -> tuple[Config, bool
         description: first lines of --help.
 
     Raises:
-        UserError: unknown field (naming the nearest valid one), value out of range, unreadable file.
+        UserError: unknown field or preset (naming the nearest valid one), value out of range, unreadable file.
     """
     parser = _Parser(
         usage="%(prog)s [--config FILE] [--SECTION.FIELD VALUE ...]",
@@ -29,7 +33,10 @@ def load(argv: list[str], default: Path, description: str) -> tuple[Config, bool
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=f"""What stands in [brackets] is used where a field is left out. A value in the file stands before the
 default shown here; without --config the file is {default.name}. S3 credentials and endpoint come from the
-standard AWS variables.""",
+standard AWS variables.
+
+presets, for --preset NAME: above what the file says, below what else the command line says:
+{table()}""",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -38,12 +45,19 @@ standard AWS variables.""",
     source = CliSettingsSource[Any](Config, root_parser=parser, cli_hide_none_type=True, cli_avoid_json=True)
     for action in parser._actions:
         action.help = (action.help or "").replace(" (default: None)", "")
+        if action.dest == _SETS:
+            action.metavar = "[NAME=]URI"
     parsed = parser.parse_args(argv)
     file = Path(parsed.config) if parsed.config else default
-    given = source(parsed_args=vars(parsed) | {"config": None})()
+    arguments = vars(parsed) | {"config": None}
+    # pydantic-settings would cut URIs at commas, and keep the last of two sets of one name
+    sets = arguments.pop(_SETS, None)
+    given = source(parsed_args=arguments)()
     given.pop("config", None)
+    if sets:
+        given.setdefault("evaluate", {})["synthetic"] = sets
     try:
-        config = Config(**_merge(_read_yaml(file), given))
+        config = Config(**merge(expand(_read_yaml(file)), expand(given)))
     except ValidationError as error:
         raise UserError(_explain(error)) from None
     return config.resolve(), parsed.config is None
@@ -77,19 +91,6 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     return content
 
 
-def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """`above` over `below`, section by section; lists and the split's shares are replaced whole."""
-    merged = dict(below)
-    for name, value in above.items():
-        inner = merged.get(name)
-        merged[name] = (
-            _merge(inner, value)
-            if isinstance(inner, dict) and isinstance(value, dict) and name != "split"
-            else value
-        )
-    return merged
-
-
 def _explain(error: ValidationError) -> str:
     """One line for the first faults of a configuration."""
     parts = []
@@ -97,7 +98,7 @@ def _explain(error: ValidationError) -> str:
         where = ".".join(str(part) for part in fault["loc"])
         if fault["type"] == "extra_forbidden":
             parts.append(f"unknown field {where!r}{nearest(where, field_names(Config))}")
-        elif where:
+        elif where and not (len(fault["loc"]) == 1 and isinstance(fault["input"], dict)):
             parts.append(f"{where} = {fault['input']!r}: {_sentence(fault['msg'])}")
         else:
             parts.append(_sentence(fault["msg"]))

@@ -1,7 +1,8 @@
 """The typed configuration of one experiment: one YAML file, any field overridden on the command line.
 
-Precedence: command line, then the YAML file, then the defaults of siamdiff.sections. URIs that are left out are derived
-from `root` by `Config.resolve`. Credentials are never part of it.
+Precedence: command line, then a preset that it names, then the YAML file, then a preset that the file names, then the
+defaults of siamdiff.sections. URIs that are left out are derived from `root` by `Config.resolve`. Credentials are never
+part of it.
 """
 
 import hashlib
@@ -13,6 +14,7 @@ from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from siamdiff import storage
+from siamdiff.presets import expand
 from siamdiff.sections import (
     FOR_IMAGES,
     FOR_PHANTOMS,
@@ -34,6 +36,10 @@ class Config(BaseSettings):
     root: str | None = Field(
         default=None, description="URI under which everything is written [~/.siamdiff/NAME of the source]"
     )
+    preset: str | None = Field(
+        default=None,
+        description="settings of the paper's tables by name, such as ours, table5-1 or table6-0.5 (list below)",
+    )
     data: Data = Data()
     model: Model = Model()
     train: Train = Train()
@@ -50,6 +56,21 @@ class Config(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Only what is given in the file and on the command line counts, never the environment."""
         return (init_settings,)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset_below(cls, fields: Any) -> Any:
+        """Puts a preset's fields below those that are given."""
+        return expand(fields)
+
+    @model_validator(mode="after")
+    def _adapter_reads_masks_alone(self) -> "Config":
+        if self.model.control == "t2i-adapter" and self.train.image_branch:
+            raise ValueError(
+                "model.control is t2i-adapter, which has no image branch: train.image_branch and "
+                "train.online_augmentation must be false and train.consistency_weight 0, as --preset t2i-adapter has it"
+            )
+        return self
 
     @model_validator(mode="after")
     def _batch_divides(self) -> "Config":

@@ -8,6 +8,7 @@ import yaml
 from siamdiff.commandline import load
 from siamdiff.config import Config
 from siamdiff.errors import UserError
+from siamdiff.presets import PRESETS
 
 DEMO = Path(__file__).parents[1] / "jobs" / "configs" / "demo.yaml"
 
@@ -83,11 +84,51 @@ def test_the_derived_run_depends_on_what_the_result_depends_on():
         (["--generate.transforms.scale", "2,1"], ["scale", "first bound"]),
         (["--config", "/nowhere/x.yaml"], ["/nowhere/x.yaml", "No such file"]),
         (["--root", "ftp://host/x"], ["ftp://host/x", "s3://"]),
+        (["--preset", "table5-11"], ["'table5-11'", "did you mean 'table5-1'?", "table6-0.5", "t2i-adapter"]),
+        (["--train.image_branch", "false"], ["train.image_branch is false", "train.consistency_weight 0"]),
+        (["--preset", "table5-1", "--train.online_augmentation", "true"], ["train.image_branch is false"]),
+        (["--model.control", "t2i-adapter"], ["t2i-adapter", "train.image_branch", "--preset t2i-adapter"]),
     ],
 )
 def test_a_mistake_is_one_line_with_the_value_and_the_limit(argv: list[str], parts: list[str]):
     text = message(*argv)
     assert all(part in text for part in parts), text
+
+
+def test_a_preset_stands_above_what_is_given_one_level_below_it(tmp_path: Path):
+    """defaults < preset of the file < file < preset of the command line < command line."""
+    file = tmp_path / "mine.yaml"
+    file.write_text("preset: table6-2\ntrain: {consistency_weight: 1.25, steps: 7}\n")
+    given = ("--config", str(file))
+    train = loaded(*given).train
+    assert (train.consistency_weight, train.online_augmentation, train.steps) == (1.25, True, 7)
+    config = loaded(*given, "--preset", "table5-3")
+    assert (config.model.control, config.train.consistency_weight, config.train.steps) == ("plain", 0.0, 7)
+    config = loaded(*given, "--train.consistency_weight", "0.75", "--preset", "table5-4")
+    assert (config.train.online_augmentation, config.train.consistency_weight) == (False, 0.75)
+
+
+def test_a_preset_is_told_by_its_fields_alone(tmp_path: Path):
+    """The same settings make the same run, however they were named; others make another."""
+    ours, swept = loaded("--preset", "ours"), loaded("--preset", "table6-1")
+    assert ours.train.run == swept.train.run == loaded().train.run
+    assert loaded("--preset", "table6-2").train.run != ours.train.run
+    assert Config(preset="table5-1").model.control == "plain"
+    (tmp_path / "config.yaml").write_text(swept.to_yaml())
+    assert loaded("--config", str(tmp_path / "config.yaml")) == swept
+
+
+def test_help_lists_the_presets(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        loaded("--help")
+    lines = capsys.readouterr().out.splitlines()
+    assert all(any(line.split()[:1] == [name] for line in lines) for name in PRESETS)
+
+
+def test_an_unknown_preset_in_a_file_is_named(tmp_path: Path):
+    file = tmp_path / "typo.yaml"
+    file.write_text("preset: tabel5-2")
+    assert "'tabel5-2'; did you mean 'table5-2'?" in message("--config", str(file))
 
 
 def test_an_unknown_field_in_a_file_names_the_nearest_valid_one(tmp_path: Path):
