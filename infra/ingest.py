@@ -79,7 +79,7 @@ def ingest_source(
         return
     if done:
         log.info("%s may have changed since %s was made: looking at every pair again", data.source, data.uri)
-    log.info("ingest %d pairs of %s", len(source.pairs), data.source)
+    log.info("ingest %d pairs of %s, laid out as %s", len(source.pairs), data.source, source.layout)
     cluster.connect()
     plan = make_plan(source.pairs, _examine_all(source, data, status), data)
     rejected = source.rejected + plan.rejected
@@ -114,9 +114,10 @@ def ingest_source(
 def describe_inputs(data: Data, source: Source, origin: Foreign | None = None) -> dict[str, Any]:
     """Everything that a set's content depends on, by field name; the source by the hash of its names and sizes."""
     fields = ("resolution", "prompt", "split", "seed", "allow_empty", "shard_size", "image_format")
-    fields += ("license", "permitted_use")
+    fields += ("crop", "fit", "license", "permitted_use")
     values = data.model_dump(mode="json", include=set(fields))
     return {f"data.{name}": values[name] for name in fields} | {
+        "data.layout": source.layout,
         "source_sha256": digest(source.fingerprint),
         "recipe": RECIPE,
         **({"origin": origin.model_dump()} if origin else {}),
@@ -275,7 +276,13 @@ def private_uri(set_uri: str) -> str:
 
 def _write_private(folder: str, plan: Plan, rejected: Sequence[Rejected]) -> None:
     kept = [
-        {"key": sample.key, "image": sample.pair.image, "mask": sample.pair.mask, "group": sample.pair.group}
+        {
+            "key": sample.key,
+            "image": sample.pair.image,
+            "mask": sample.pair.mask,
+            "group": sample.pair.group,
+            "subset": sample.pair.subset,
+        }
         for samples in plan.shards.values()
         for sample in samples
     ]

@@ -4,11 +4,13 @@ Decoders are listed explicitly, sizes are limited before pixels are decoded, and
 """
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from siamdiff.data.layouts.pairs import Labels
 from siamdiff.data.sample import DECODE_ERRORS
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
@@ -17,6 +19,7 @@ THRESHOLD = 127  # of masks coded 0..255: lesion above it
 GREY = (64, 191)  # values that are neither background nor lesion
 MAX_GREY = 0.01  # share of pixels: soft edges are, and the artefacts of JPEG, stay below
 MAX_LABELS = 32
+MAX_IGNORED = 0.01  # share of pixels that nobody annotated: they count as background
 _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 
 
@@ -37,19 +40,40 @@ class RawPair:
     coding: str
 
 
-def check_pair(image_bytes: bytes, mask_bytes: bytes) -> RawPair:
+def check_pair(
+    image_bytes: bytes, mask_bytes: bytes, planes: Sequence[bytes] = (), labels: Labels | None = None
+) -> RawPair:
     """Decodes a pair, with EXIF orientation applied and all metadata dropped.
 
+    Args:
+        image_bytes: the image's file.
+        mask_bytes: the mask's file.
+        planes: files of green and blue, where the image's file holds red alone.
+        labels: what the mask's numbers mean; None: its coding is found out.
+
     Raises:
-        Fault: unreadable, of two sizes, or a mask whose coding is unclear.
+        Fault: unreadable, of several sizes, or a mask whose coding is unclear or not that of `labels`.
     """
-    image = decode_raw(image_bytes, "image")
+    images = [decode_raw(content, "image") for content in (image_bytes, *planes)]
     mask = decode_raw(mask_bytes, "mask")
-    if image.size != mask.size:
-        sizes = f"image {image.width} x {image.height}, mask {mask.width} x {mask.height}"
-        raise Fault("image and mask differ in size", sizes)
-    binary, coding = binarize(mask)
-    return RawPair(to_rgb(image), binary, coding)
+    for image in images:
+        if image.size != mask.size:
+            sizes = f"image {image.width} x {image.height}, mask {mask.width} x {mask.height}"
+            raise Fault("image and mask differ in size", sizes)
+    binary, coding = binarize(mask) if labels is None else select_labels(mask, labels)
+    return RawPair(merge_planes(images) if planes else to_rgb(images[0]), binary, coding)
+
+
+def merge_planes(planes: Sequence[Image.Image]) -> np.ndarray:
+    """uint8 (H, W, 3) of three grey images: red, green and blue.
+
+    Raises:
+        Fault: one of them is in colour, or what `to_rgb` raises.
+    """
+    if any(plane.mode not in ("1", "L", *_SIXTEEN_BIT) for plane in planes):
+        modes = ", ".join(plane.mode for plane in planes)
+        raise Fault("image of other channels", f"files of red, green and blue must be grey, not {modes}")
+    return np.stack([to_rgb(plane)[..., 0] for plane in planes], axis=2)
 
 
 def decode_raw(data: bytes, kind: str) -> Image.Image:
@@ -130,6 +154,29 @@ def binarize(mask: Image.Image) -> tuple[np.ndarray, str]:
     if mask.mode in ("P", "PA", "LA", "La", "RGB", "RGBA", "RGBa"):
         return _from_colours(mask)
     raise Fault("mask is of an unknown kind", f"mode {mask.mode}; save it as 8-bit grey of 0 and 255")
+
+
+def select_labels(mask: Image.Image, labels: Labels) -> tuple[np.ndarray, str]:
+    """A label map as uint8 (H, W) in {0, 255}, 255 where one of `labels.lesion` is; and its coding.
+
+    Raises:
+        Fault: colours, a JPEG, numbers that are not among `labels.known`, or over MAX_IGNORED of the pixels ignored.
+    """
+    if mask.info["lossy"]:
+        raise Fault("mask holds labels in a JPEG", "its artefacts are labels too; save it as PNG")
+    values = np.array(mask)  # (H, W); indices where there is a palette, as segmentation tools write them
+    if values.ndim == 3:
+        if (values[..., :3] != values[..., :1]).any():
+            raise Fault("mask is in colour", f"mode {mask.mode}; save the numbers of the labels")
+        values = values[..., 0]
+    unknown = sorted(set(np.unique(values).tolist()) - set(labels.known))
+    if unknown:
+        raise Fault("mask holds unknown labels", f"{unknown[:8]}; known are {list(labels.known)}")
+    if labels.ignored is not None:
+        ignored = float((values == labels.ignored).mean())
+        if ignored > MAX_IGNORED:
+            raise Fault("mask is partly ignored", f"{ignored:.1%} of its pixels, at most {MAX_IGNORED:.0%}")
+    return np.where(np.isin(values, labels.lesion), 255, 0).astype(np.uint8), "labels"
 
 
 def _from_colours(mask: Image.Image) -> tuple[np.ndarray, str]:

@@ -21,6 +21,7 @@ from siamdiff.data.checking import (
     to_rgb,
 )
 from siamdiff.data.duplicates import near_pairs, perceptual_hash
+from siamdiff.data.fitting import frame_pair
 from siamdiff.data.layouts.pairs import Pair, Rejected
 from siamdiff.data.phantom import render_phantom
 from siamdiff.data.sample import EncodedSample, Foreign, make_sample, pixel_key
@@ -30,7 +31,7 @@ from siamdiff.errors import SiamdiffError, UserError
 from siamdiff.sections import Data
 
 RECIPE = (
-    1  # changes whenever the same source would give other bytes: leftovers of another recipe never mix in
+    2  # changes whenever the same source would give other bytes: leftovers of another recipe never mix in
 )
 DUPLICATE = "exact duplicate"
 _SPLIT_ORDER = {"test": 0, "val": 1, "train": 2, None: 3}
@@ -90,7 +91,12 @@ def load_pair(folder: str, pair: Pair, data: Data) -> RawPair:
     if not pair.mask:
         image = to_rgb(decode_raw(_read(folder, pair.image, "image"), "image"))
         return RawPair(image, np.zeros(image.shape[:2], np.uint8), "none")
-    return check_pair(_read(folder, pair.image, "image"), _read(folder, pair.mask, "mask"))
+    return check_pair(
+        _read(folder, pair.image, "image"),
+        _read(folder, pair.mask, "mask"),
+        [_read(folder, plane, "image") for plane in pair.planes],
+        pair.labels,
+    )
 
 
 def _read(folder: str, path: str, kind: str) -> bytes:
@@ -110,16 +116,20 @@ def examine(folder: str, pair: Pair, data: Data) -> Record:
     """
     try:
         raw = load_pair(folder, pair, data)
-        if not data.allow_empty and not resize_mask(raw.mask, data.resolution).any():
+        frame = frame_pair(raw.image, raw.mask, data)
+        if not data.allow_empty and not resize_mask(frame.cut(raw.mask), data.resolution).any():
             detail = "no lesion" if not raw.mask.any() else f"its lesion vanishes at {data.resolution} pixels"
             raise Fault("mask is empty", f"{detail}; data.allow_empty true accepts it")
     except Fault as fault:
         return Record(reason=fault.reason, detail=fault.detail)
-    return Record(pixel_key(raw.image, raw.mask), perceptual_hash(raw.image), raw.coding)
+    # the key is that of the whole picture, whatever is stored of it; looks are compared without frames and text
+    left, top, right, bottom = frame.crop
+    seen = raw.image[top:bottom, left:right]
+    return Record(pixel_key(raw.image, raw.mask), perceptual_hash(seen), raw.coding)
 
 
 def encode(folder: str, planned: Planned, data: Data, origin: Foreign | None = None) -> EncodedSample:
-    """The sample of a planned pair, squashed to data.resolution; `origin` is that of another method's image.
+    """The sample of a planned pair, cropped, fitted and resized; `origin` is that of another method's image.
 
     Raises:
         SiamdiffError: the pair is not the one that was examined any more, or the store does not answer.
@@ -133,15 +143,19 @@ def encode(folder: str, planned: Planned, data: Data, origin: Foreign | None = N
     if pixel_key(raw.image, raw.mask) != planned.key:
         raise SiamdiffError(f"{planned.pair.image} changed while it was ingested; run the same command again")
     height, width = raw.mask.shape
+    frame = frame_pair(raw.image, raw.mask, data)
     return make_sample(
-        resize_image(raw.image, data.resolution),
-        resize_mask(raw.mask, data.resolution),
+        resize_image(frame.cut(raw.image), data.resolution),
+        resize_mask(frame.cut(raw.mask), data.resolution),
         key=planned.key,
         prompt=data.prompt if planned.pair.prompt is None else planned.pair.prompt,
         split=planned.split,
         group=planned.group,
         source_size=(width, height),
         image_format=data.image_format,
+        subset=planned.pair.subset,
+        crop=frame.crop,
+        padding=frame.padding,
         synthetic=origin,
     )
 

@@ -12,6 +12,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
 from siamdiff.errors import SiamdiffError
+from siamdiff.sections import Box
 
 ImageFormat = Literal["png", "jpg"]
 KEY_DIGITS = 16
@@ -72,6 +73,11 @@ class SampleMeta(BaseModel):
     source_height: int
     image_sha256: str  # of the members' bytes
     mask_sha256: str
+    subset: str | None = None  # of the source's named sets, such as one of several test sets
+    crop: Box | None = (
+        None  # left, top, right, bottom of what was kept of the source, pixels; None: all of it
+    )
+    padding: Box = (0, 0, 0, 0)  # black added around that before resizing, in pixels of the source
     synthetic: Synthetic | Foreign | None = None
 
 
@@ -188,6 +194,9 @@ def make_sample(
     source_size: tuple[int, int],
     image_format: ImageFormat,
     key: str | None = None,
+    subset: str | None = None,
+    crop: Box | None = None,
+    padding: Box = (0, 0, 0, 0),
     synthetic: Synthetic | Foreign | None = None,
 ) -> EncodedSample:
     """Encodes a pair as a shard holds it.
@@ -201,6 +210,9 @@ def make_sample(
         source_size: (width, height) of the pair it was made from.
         image_format: png or jpg.
         key: neutral name; None takes that of the pixels.
+        subset: which of the source's named sets it belongs to.
+        crop: left, top, right, bottom of the part of the source that it shows, pixels; None: all of it.
+        padding: black added left, top, right and bottom of that before resizing, in pixels of the source.
         synthetic: origin of a synthetic sample.
 
     Raises:
@@ -223,6 +235,9 @@ def make_sample(
         source_height=source_size[1],
         image_sha256=hashlib.sha256(image_bytes).hexdigest(),
         mask_sha256=hashlib.sha256(mask_bytes).hexdigest(),
+        subset=subset,
+        crop=crop,
+        padding=padding,
         synthetic=synthetic,
     )
     return EncodedSample(meta, image_bytes, mask_bytes, image_format)

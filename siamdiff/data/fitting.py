@@ -1,0 +1,125 @@
+"""Which part of a raw pair is kept, and how that becomes square: crop (a box, or the field of view), then fit.
+
+Image and mask take the same way, and what was done is recorded, so that a point of the stored square has its place in
+the source: x_source = crop_left - padding_left + x * (crop_width + padding_left + padding_right) / width; y likewise.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+
+from siamdiff.data.checking import Fault
+from siamdiff.sections import Box, Data
+
+BLACK = 24  # of a frame: no channel above it (JPEG and sensors leave some noise)
+UNIFORM = 8  # of a frame in another colour: no channel of its outermost line varies by more
+MIN_FIELD = 0.2  # share of the image: less is no field of view, and the image stays whole
+MIN_PART = 0.25  # of the largest bright region: less is a thumbnail or a logo beside the field of view
+_SCAN_SIDE = 512  # the field of view is sought in an image thinned out to about this
+_STROKES = 64  # the shorter side over the widest stroke of text that is not a part of the field
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What is stored of a pair, in pixels of the source."""
+
+    crop: Box  # left, top, right, bottom of the part that is kept
+    padding: Box  # black added left, top, right and bottom of it
+
+    def cut(self, array: np.ndarray) -> np.ndarray:
+        """Image (H, W, 3) or mask (H, W), cropped and padded: (h, w, ...)."""
+        left, top, right, bottom = self.crop
+        before_x, before_y, after_x, after_y = self.padding
+        widths = [(before_y, after_y), (before_x, after_x), (0, 0)][: array.ndim]
+        return np.pad(array[top:bottom, left:right], widths)
+
+
+def frame_pair(image: np.ndarray, mask: np.ndarray, data: Data) -> Frame:
+    """The frame of a pair, by `data.crop` and `data.fit`.
+
+    Args:
+        image: uint8 (H, W, 3) RGB.
+        mask: uint8 (H, W) in {0, 255}.
+        data: `crop`: none, auto (the field of view, widened where the lesion reaches beyond it) or a box; `fit`:
+            squash (as it is), pad (black, to a square) or crop (the square in the middle).
+
+    Raises:
+        Fault: a box beyond the image, or a frame without any of the lesion.
+    """
+    height, width = mask.shape
+    if data.crop == "none":
+        box: Box = (0, 0, width, height)
+    elif data.crop == "auto":
+        box = _around(field_of_view(image), mask)
+    else:
+        box = data.crop
+        if box[2] > width or box[3] > height:
+            given = ",".join(map(str, box))
+            raise Fault("crop leaves the image", f"data.crop {given}, image {width} x {height}")
+    if data.fit == "crop":
+        box = _middle(box)
+    left, top, right, bottom = box
+    if mask.any() and not mask[top:bottom, left:right].any():
+        raise Fault("lesion is cropped away", f"none of it is in {left},{top},{right},{bottom}")
+    missing = (
+        (bottom - top) - (right - left) if data.fit == "pad" else 0
+    )  # columns if positive, rows if negative
+    columns, rows = max(missing, 0), max(-missing, 0)
+    return Frame(box, (columns // 2, rows // 2, columns - columns // 2, rows - rows // 2))
+
+
+def field_of_view(image: np.ndarray) -> Box:
+    """The box around the bright field of an endoscope or dermatoscope: left, top, right, bottom.
+
+    What is black, or has the colour of a uniform outermost line, is a frame; what is thin or small in it (text, logos,
+    thumbnails) belongs to it. An image without a frame, or with too little in it, is its own field of view.
+
+    Args:
+        image: uint8 (H, W, 3) RGB.
+    """
+    height, width = image.shape[:2]
+    step = max(1, min(height, width) // _SCAN_SIDE)
+    thin = image[::step, ::step].astype(np.int16)  # (h, w, 3)
+    frame = thin.max(2) <= BLACK  # (h, w)
+    for line in (thin[0], thin[-1], thin[:, 0], thin[:, -1]):
+        if np.ptp(line, axis=0).max() <= UNIFORM:
+            frame |= np.abs(thin - np.median(line, axis=0)).max(2) <= UNIFORM
+    stroke = max(3, min(frame.shape) // _STROKES)
+    # beyond the image the field goes on: an opening must not nibble at it where it touches the edge
+    inner = np.pad(~frame, stroke, mode="edge")
+    field = ndimage.binary_opening(inner, np.ones((stroke, stroke)))[stroke:-stroke, stroke:-stroke]
+    labelled: Any = ndimage.label(field)
+    regions, count = labelled
+    sizes = np.bincount(regions.ravel(), minlength=count + 1)[1:]
+    if not count or sizes.max() < MIN_FIELD * field.size:
+        return 0, 0, width, height
+    kept = np.isin(regions, 1 + np.flatnonzero(sizes >= MIN_PART * sizes.max()))
+    columns, rows = np.flatnonzero(kept.any(0)), np.flatnonzero(kept.any(1))
+    # between two pixels looked at the field may begin anywhere: outwards
+    left, right = max(0, (int(columns[0]) - 1) * step + 1), min(width, (int(columns[-1]) + 1) * step)
+    top, bottom = max(0, (int(rows[0]) - 1) * step + 1), min(height, (int(rows[-1]) + 1) * step)
+    return left, top, right, bottom
+
+
+def _around(box: Box, mask: np.ndarray) -> Box:
+    """`box`, widened to hold the whole lesion."""
+    if not mask.any():
+        return box
+    columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
+    left, top, right, bottom = box
+    return (
+        min(left, int(columns[0])),
+        min(top, int(rows[0])),
+        max(right, int(columns[-1]) + 1),
+        max(bottom, int(rows[-1]) + 1),
+    )
+
+
+def _middle(box: Box) -> Box:
+    """The largest square in the middle of a box."""
+    left, top, right, bottom = box
+    side = min(right - left, bottom - top)
+    left, top = left + (right - left - side) // 2, top + (bottom - top - side) // 2
+    return left, top, left + side, top + side
