@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from siamdiff import storage
-from siamdiff.data.layouts import lines, read_layout
-from siamdiff.data.layouts.pairs import Files, Pair, Rejected
+from siamdiff.data.layouts import LAYOUTS, lines, read_layout
+from siamdiff.data.layouts.pairs import Files, Found, Pair, Rejected, is_image
 from siamdiff.errors import UserError, nearest
 from siamdiff.sections import PHANTOM, Data
 
 MAX_FILE_BYTES = 512 * 2**20
+_ALONE = ({""}, {"image"}, {"images"})  # folders of images without masks
 
 
 @dataclass(frozen=True)
@@ -53,13 +54,31 @@ def scan(data: Data) -> Source:
         raise UserError(
             f"data.source {data.source} holds no pair; docs/ingest.md shows what a source laid out as {layout} holds"
         )
+    source = _source(folder, layout, found, files)
+    return _with_groups(source, data.groups) if data.groups else source
+
+
+def scan_images(folder: str) -> Source | None:
+    """The images of a folder that holds no masks, as pairs whose mask is ""; None where any layout may be meant.
+
+    Such a folder is in no known layout, and all its images lie in itself or in image(s)/, not in both.
+    """
+    files = _list(folder)
+    images = [path for path in files if is_image(path)]
+    if {path.rpartition("/")[0].lower() for path in images} not in _ALONE:
+        return None
+    if any(layout.fits(files) for layout in LAYOUTS.values()):
+        return None
+    return _source(folder, "images", Found([Pair(path, "") for path in images], []), files)
+
+
+def _source(folder: str, layout: str, found: Found, files: Files) -> Source:
     pairs = sorted(found.pairs, key=lambda pair: (pair.image, pair.mask))
     used = {path for pair in pairs for path in pair.files()}
     used |= {path for bad in found.rejected for path in bad.files if path in files}
     fingerprint = [*found.read, *([path, files[path]] for path in sorted(used))]
     source = _without_large(Source(folder, layout, pairs, found.rejected, fingerprint, []), files)
-    source = replace(source, versions=_versions(source))
-    return _with_groups(source, data.groups) if data.groups else source
+    return replace(source, versions=_versions(source))
 
 
 def _phantoms(data: Data) -> Source:
