@@ -12,13 +12,15 @@ from siamdiff.data.phantom import render_phantom
 from siamdiff.data.sample import make_sample
 from siamdiff.data.shards import shard_name, write_shard
 from siamdiff.data.shardset import ShardSet, finish_set
-from siamdiff.model.controlnet import SiameseControlNetModel
+from siamdiff.model.base import load_base
+from siamdiff.model.build import build_model
 from siamdiff.model.diffusion import SD15_SCHEDULE
 from siamdiff.model.folder import save_model
-from siamdiff.model.siamese import SiameseDiffusion
 
 RESOLUTION = 32
 TOKENS = 8
+HINT_CHANNELS = (4, 4, 8, 8, 16)
+MASK_ALONE = {"image_branch": False, "online_augmentation": False, "consistency_weight": 0}
 
 
 def write_masks(
@@ -56,10 +58,8 @@ def write_masks(
     return ShardSet.open(uri)
 
 
-def write_model(
-    uri: str, folder: Path, masks: ShardSet, *, seed: int = 0, scheduler: SchedulerMixin | None = None
-) -> None:
-    """A model of random weights under `uri`, by way of a base in the local `folder`, with that scheduler."""
+def write_base(folder: Path, *, seed: int = 0, scheduler: SchedulerMixin | None = None) -> None:
+    """A base of random weights in the local `folder`."""
     torch.manual_seed(seed)
     networks = {
         "vae": AutoencoderKL(
@@ -88,7 +88,7 @@ def write_model(
     for name, part in networks.items():
         part.save_pretrained(folder / name)
     unet = UNet2DConditionModel(
-        sample_size=masks.manifest.resolution // 8,
+        sample_size=RESOLUTION // 8,
         block_out_channels=(16, 32),
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
@@ -98,13 +98,27 @@ def write_model(
         attention_head_dim=4,
     )
     unet.save_pretrained(folder / "unet")
-    controlnet = SiameseControlNetModel.from_unet(unet, hint_channels=(4, 4, 8, 8, 16))
+
+
+def write_model(
+    uri: str,
+    folder: Path,
+    masks: ShardSet,
+    *,
+    control: str = "dhi",
+    seed: int = 0,
+    scheduler: SchedulerMixin | None = None,
+) -> None:
+    """A model of random weights under `uri`, by way of a base in the local `folder`, with that scheduler."""
+    write_base(folder, seed=seed, scheduler=scheduler)
+    chosen = {"control": control, "hint_channels": HINT_CHANNELS if control == "dhi" else None}
+    train = MASK_ALONE if control == "t2i-adapter" else {}
+    config = Config(root=str(folder), model=chosen, train=train).resolve()
+    model = build_model(config, load_base(str(folder)))
     with torch.no_grad():
-        for p in controlnet.parameters():
+        for p in model.control.parameters():
             if not p.any():  # zero convolutions, which would hide the mask
                 p.normal_(std=0.2)
-    config = Config(root=str(folder)).resolve()
-    model = SiameseDiffusion(unet, controlnet, DDIMScheduler(**SD15_SCHEDULE).alphas_cumprod)
     save_model(uri, folder, model, config, masks)
 
 

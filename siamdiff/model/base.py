@@ -103,7 +103,6 @@ def write_model_index(folder: Path, pipeline: str, **components: tuple[str, str]
         "_class_name": pipeline,
         "_diffusers_version": importlib.metadata.version("diffusers"),
         "feature_extractor": [None, None],
-        "image_encoder": [None, None],
         "requires_safety_checker": False,
         "safety_checker": [None, None],
         "scheduler": ["diffusers", "DDIMScheduler"],

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, T2IAdapter, UNet2DConditionModel
 from diffusers.schedulers.scheduling_utils import SCHEDULER_CONFIG_NAME
 
 from siamdiff import storage
 from siamdiff.config import Config
 from siamdiff.data.shardset import ShardSet
 from siamdiff.errors import SiamdiffError, UserError
+from siamdiff.model.adapter import AdapterDiffusion
 from siamdiff.model.base import Base, folder_digest, load_base, write_model_index
 from siamdiff.model.controlnet import SiameseControlNetModel
 from siamdiff.model.siamese import SiameseDiffusion
@@ -31,7 +32,7 @@ class LoadedModel:
     """A trained model on a device, ready to sample."""
 
     unet: UNet2DConditionModel
-    control: SiameseControlNetModel
+    control: SiameseControlNetModel | T2IAdapter
     base: Base  # its VAE, text encoder, tokenizer and scheduler
     info: dict[str, Any]  # siamdiff.json
 
@@ -42,7 +43,11 @@ class LoadedModel:
 
 
 def save_model(
-    uri: str, base_folder: Path, model: SiameseDiffusion, config: Config, shard_set: ShardSet
+    uri: str,
+    base_folder: Path,
+    model: SiameseDiffusion | AdapterDiffusion,
+    config: Config,
+    shard_set: ShardSet,
 ) -> None:
     """Writes a trained model under `uri`; it counts once its `siamdiff.json` is there.
 
@@ -68,14 +73,16 @@ def save_model(
     write_model(uri, base_folder, model, info)
 
 
-def write_model(uri: str, base_folder: Path, model: SiameseDiffusion, info: dict[str, Any]) -> None:
+def write_model(
+    uri: str, base_folder: Path, model: SiameseDiffusion | AdapterDiffusion, info: dict[str, Any]
+) -> None:
     """Writes networks and the frozen parts of their base under `uri`, `siamdiff.json` last.
 
     Args:
         uri: the model's folder.
         base_folder: local folder with vae, text_encoder, tokenizer and scheduler.
         model: networks on the CPU.
-        info: content of `siamdiff.json`; the model's digest and the versions are added.
+        info: content of `siamdiff.json`; the model's digest, its kind of control and the versions are added.
     """
     with tempfile.TemporaryDirectory(prefix="siamdiff-model-") as temporary:
         folder = Path(temporary)
@@ -85,13 +92,25 @@ def write_model(uri: str, base_folder: Path, model: SiameseDiffusion, info: dict
         schedule = json.loads((base_folder / "scheduler" / SCHEDULER_CONFIG_NAME).read_text())
         ddim_scheduler(schedule).save_pretrained(folder / "scheduler")
         model.unet.save_pretrained(folder / "unet")
-        model.controlnet.save_pretrained(folder / "controlnet")
-        controlnet = (SiameseControlNetModel.__module__, SiameseControlNetModel.__name__)
-        write_model_index(folder, "StableDiffusionControlNetPipeline", controlnet=controlnet)
+        kind = _write_control(folder, model.control)
         versions = {name: importlib.metadata.version(name) for name in ("siamdiff", "torch", "diffusers")}
-        info = {"model_digest": folder_digest(folder)} | info | {"versions": versions}
+        info = {"model_digest": folder_digest(folder), "control": kind} | info | {"versions": versions}
         storage.upload_folder(uri, folder)
     storage.write_json(storage.join(uri, INFO), info)
+
+
+def _write_control(folder: Path, control: SiameseControlNetModel | T2IAdapter) -> str:
+    """Writes the control network and the index of the pipeline that it belongs to; returns its `model.control`."""
+    if isinstance(control, T2IAdapter):
+        control.save_pretrained(folder / "adapter")
+        write_model_index(
+            folder, "StableDiffusionAdapterPipeline", adapter=("diffusers", T2IAdapter.__name__)
+        )
+        return "t2i-adapter"
+    control.save_pretrained(folder / "controlnet")
+    component = (SiameseControlNetModel.__module__, SiameseControlNetModel.__name__)
+    write_model_index(folder, "StableDiffusionControlNetPipeline", controlnet=component)
+    return "plain" if control.config["hint_channels"] is None else "dhi"
 
 
 def read_info(uri: str) -> dict[str, Any]:
@@ -123,9 +142,11 @@ def load_model(uri: str, device: torch.device | str = "cpu") -> LoadedModel:
                 f"the model at {uri} is damaged: its files differ from the digest in {INFO}; train again"
             )
         base = load_base(str(folder))
-        controlnet = SiameseControlNetModel.from_pretrained(folder / "controlnet", local_files_only=True)
-    assert isinstance(controlnet, SiameseControlNetModel)
-    networks: list[torch.nn.Module] = [base.unet, controlnet, base.vae, base.text_encoder]
+        adapted = (folder / "adapter").is_dir()
+        kind, part = (T2IAdapter, "adapter") if adapted else (SiameseControlNetModel, "controlnet")
+        control = kind.from_pretrained(folder / part, local_files_only=True)
+    assert isinstance(control, SiameseControlNetModel | T2IAdapter)
+    networks: list[torch.nn.Module] = [base.unet, control, base.vae, base.text_encoder]
     for network in networks:
         network.to(device).eval().requires_grad_(False)
-    return LoadedModel(base.unet, controlnet, base, info)
+    return LoadedModel(base.unet, control, base, info)

@@ -36,6 +36,7 @@ def encode(
     t: Tensor,
     text: Tensor,
     hint: Tensor | None = None,
+    residuals: tuple[Tensor, ...] = (),
 ) -> Encoded:
     """Time embedding, encoder and middle block: of a UNet or, being a copy of these, of a ControlNet.
 
@@ -43,6 +44,8 @@ def encode(
         network: the network whose first half runs, in its own dtype.
         z_t, t, text: (B, 4, h, w), (B,), (B, L, D).
         hint: (B, C0, h, w), added to the first convolution's output (ControlNet's way in).
+        residuals: one map per level (T2I-Adapter's way in), added to the level's last features: with cross-attention
+            before the down-sampling, else after it. That is diffusers' order, which trained adapters expect.
     """
     dtype = network.dtype
     z_t, text = z_t.to(dtype), text.to(dtype)
@@ -50,8 +53,15 @@ def encode(
     x = network.conv_in(z_t)  # (B, C0, h, w)
     x = x if hint is None else x + hint
     skips = [x]
-    for block in network.down_blocks:
-        x, block_skips = block(hidden_states=x, temb=emb, **_context(block, text))  # (B, C_l, h_l, w_l)
+    for level, block in enumerate(network.down_blocks):
+        context = _context(block, text)
+        residual = residuals[level] if residuals else None
+        if context and residual is not None:
+            context["additional_residuals"] = residual
+        x, block_skips = block(hidden_states=x, temb=emb, **context)  # (B, C_l, h_l, w_l)
+        if not context and residual is not None:
+            x = x + residual
+            block_skips = (*block_skips[:-1], x)
         skips.extend(block_skips)
     x = network.mid_block(x, emb, **_context(network.mid_block, text))  # (B, C, h_min, w_min)
     return Encoded(tuple(skips), x, emb)

@@ -1,4 +1,4 @@
-"""DDIM sampling of Mask-Diffusion (eta = 0) with classifier-free guidance.
+"""DDIM sampling (eta = 0) of Mask-Diffusion, or guided by image and mask, with classifier-free guidance.
 
 Shapes: x_T, z_0 (B, 4, h, w); mask (B, 3, H, W) in {0, 1} with H = 8h; text, uncond (B, L, D).
 """
@@ -11,9 +11,8 @@ import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import Tensor
 
-from siamdiff.model.controlnet import SiameseControlNetModel
 from siamdiff.model.diffusion import SD15_SCHEDULE
-from siamdiff.model.siamese import predict_noise
+from siamdiff.sampling.predictor import Control, predictor
 
 # Timesteps 981, 961, ..., 1 for 50 steps, the last one stepping to abar_0: the released code's DDIM.
 RELEASED_DDIM = {
@@ -42,7 +41,7 @@ def initial_noise(seed: int, shape: tuple[int, ...]) -> Tensor:
 @torch.no_grad()
 def sample(
     unet: UNet2DConditionModel,
-    controlnet: SiameseControlNetModel,
+    control: Control,
     scheduler: DDIMScheduler,
     mask: Tensor,
     text: Tensor,
@@ -50,36 +49,36 @@ def sample(
     x_T: Tensor,
     num_steps: int = 50,
     guidance: float = 9.0,
+    image: Tensor | None = None,
+    image_weight: float = 1.0,
 ) -> Tensor:
     """Latents z_0 for masks.
 
-    DHI runs once for all steps and both branches. The unconditional branch has the empty prompt and the same mask
-    hint; it shares a batch of 2B with the conditional one, and is left out at guidance 1.
+    Hints are encoded once for all steps and both branches. The unconditional branch has the empty prompt and the same
+    hints; it shares a batch of 2B with the conditional one, and is left out at guidance 1.
 
     Args:
-        unet, controlnet: the trained pair; their device is the tensors' device.
+        unet, control: the trained pair; their device is the tensors' device, their dtype may be lower.
         scheduler: from `ddim_scheduler`; its timesteps are set here.
         mask: (B, 3, H, W) in {0, 1}.
         text, uncond: (B, L, D), states of the prompt and of the empty prompt; uncond may also be (1, L, D).
         x_T: (B, 4, h, w), initial noise; its dtype is that of the trajectory.
         num_steps: number of DDIM steps.
         guidance: scale of classifier-free guidance.
+        image, image_weight: see `predictor`; by default the masks alone guide, as in the paper.
 
     Returns:
         z_0 (B, 4, h, w), still multiplied by the VAE's scaling factor.
     """
     guided = guidance != 1.0
-    hint = controlnet.hint(mask)  # (B, C0, h, w)
+    predict = predictor(unet, control, mask, 2 if guided else 1, image, image_weight)
     if guided:
-        hint = torch.cat([hint, hint])  # (2B, C0, h, w)
         text = torch.cat([uncond.expand_as(text), text])  # (2B, L, D)
     scheduler.set_timesteps(num_steps)
     z_t = x_T
     for t in scheduler.timesteps.tolist():
         z_in = torch.cat([z_t, z_t]) if guided else z_t  # (2B, 4, h, w)
-        eps = predict_noise(
-            unet, controlnet, z_in, torch.full((len(z_in),), t, device=z_t.device), text, hint
-        )
+        eps = predict(z_in, torch.full((len(z_in),), t, device=z_t.device), text)
         if guided:
             eps_uncond, eps_text = eps.chunk(2)
             eps = eps_uncond + guidance * (eps_text - eps_uncond)  # (B, 4, h, w)

@@ -84,8 +84,9 @@ def test_plain_learns_from_both_branches() -> None:
 @pytest.mark.parametrize("hints", ["dhi", "plain"])
 @torch.no_grad()
 def test_saved_and_loaded_it_is_the_same(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, hints: str
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, hints: str
 ) -> None:
+    monkeypatch.setattr(logging.getLogger("diffusers"), "propagate", True)
     model = plain_model(torch.float32) if hints == "plain" else tiny_model(dtype=torch.float32)
     controlnet, inputs = model.controlnet, tiny_inputs([5], dtype=torch.float32)
     controlnet.save_pretrained(tmp_path)

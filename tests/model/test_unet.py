@@ -36,6 +36,30 @@ def test_encode_then_decode_is_the_unet(options: dict, size: tuple[int, int], co
     torch.testing.assert_close(decode(unet, encoded, text, controls), whole, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        TINY_UNET,
+        {
+            **THREE_LEVELS,
+            "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+            "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        },
+    ],
+    ids=["two levels", "three levels"],
+)
+@torch.no_grad()
+def test_an_adapters_features_join_where_diffusers_adds_them(options: dict) -> None:
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(**options)
+    z_t, t, text = torch.randn(2, 4, 8, 8), torch.tensor([3, 700]), torch.randn(2, 5, 12)
+    widths = options["block_out_channels"]
+    residuals = tuple(torch.randn(2, width, 8 >> level, 8 >> level) for level, width in enumerate(widths))
+    whole = unet(z_t, t, text, down_intrablock_additional_residuals=list(residuals)).sample
+    ours = decode(unet, encode(unet, z_t, t, text, residuals=residuals), text)
+    torch.testing.assert_close(ours, whole, rtol=0, atol=0)
+
+
 def test_decoding_with_checkpointing_gives_the_same_gradients() -> None:
     torch.manual_seed(0)
     unet = UNet2DConditionModel(**TINY_UNET)

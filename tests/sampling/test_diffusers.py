@@ -1,6 +1,7 @@
 """A trained model in diffusers' pipelines: found, loaded, equal to our sampler, and what docs/diffusers.md shows."""
 
 import json
+import logging
 import re
 import subprocess
 import sys
@@ -10,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 from diffusers import (
+    DiffusionPipeline,
     DPMSolverMultistepScheduler,
     PNDMScheduler,
-    StableDiffusionControlNetPipeline,
     UniPCMultistepScheduler,
 )
 from PIL import Image
@@ -36,10 +37,11 @@ def masks(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, masks):
+def folder(tmp_path_factory, masks, request):
     """A model whose base came with Stable Diffusion's own scheduler, PNDM."""
-    folder = tmp_path_factory.mktemp("diffusers")
-    write_model(str(folder / "model"), folder / "base", masks, scheduler=PNDMScheduler(**SD15_SCHEDULE))
+    folder, control = tmp_path_factory.mktemp("diffusers"), getattr(request, "param", "dhi")
+    pndm = PNDMScheduler(**SD15_SCHEDULE)
+    write_model(str(folder / "model"), folder / "base", masks, control=control, scheduler=pndm)
     return folder / "model"
 
 
@@ -50,7 +52,7 @@ def mask(masks):
 
 
 def pipeline_of(folder, **options):
-    pipeline = StableDiffusionControlNetPipeline.from_pretrained(folder, **options)
+    pipeline = DiffusionPipeline.from_pretrained(folder, **options)  # the class that model_index.json names
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -92,14 +94,18 @@ def test_the_saved_scheduler_is_the_papers_whatever_the_base_came_with(folder):
 
 
 @pytest.mark.parametrize("guidance", [9.0, 1.0])
-def test_our_sampler_and_the_pipeline_give_the_same_image(folder, mask, guidance):
+@pytest.mark.parametrize("folder", ["dhi", "plain", "t2i-adapter"], indirect=True)
+def test_our_sampler_and_the_pipeline_give_the_same_image(folder, mask, guidance, caplog, monkeypatch):
     model = load_model(str(folder))
     text, uncond = (
         encode_prompts(model.base.tokenizer, model.base.text_encoder, [prompt]) for prompt in (PROMPT, "")
     )
     scheduler = ddim_scheduler(model.base.scheduler.config)
     z_0 = sample(model.unet, model.control, scheduler, mask, text, uncond, X_T, STEPS, guidance)
-    pipeline = pipeline_of(folder)
+    monkeypatch.setattr(logging.getLogger("diffusers"), "propagate", True)
+    with caplog.at_level("WARNING"):
+        pipeline = pipeline_of(folder)
+    assert not [record for record in caplog.records if "expected" in record.message]
     torch.testing.assert_close(z_0, draw(pipeline, mask, "latent", guidance), rtol=0, atol=1e-4)
     theirs = 255 * draw(pipeline, mask, guidance=guidance)  # before rounding to the 256 levels
     assert np.abs(decode_latents(model.vae, z_0) - theirs).max() <= 0.5 + 255 * 1e-4
