@@ -18,7 +18,7 @@ UNIFORM = 8  # of a frame in another colour: no channel of its outermost line va
 MIN_FIELD = 0.2  # share of the image: less is no field of view, and the image stays whole
 MIN_PART = 0.25  # of the largest bright region: less is a thumbnail or a logo beside the field of view
 _SCAN_SIDE = 512  # the field of view is sought in an image thinned out to about this
-_STROKES = 64  # the shorter side over the widest stroke of text that is not a part of the field
+_STROKES = 64  # the shorter side over the width that strokes of text stay below
 
 
 @dataclass(frozen=True)
@@ -81,15 +81,16 @@ def field_of_view(image: np.ndarray) -> Box:
     """
     height, width = image.shape[:2]
     step = max(1, min(height, width) // _SCAN_SIDE)
-    thin = image[::step, ::step].astype(np.int16)  # (h, w, 3)
-    frame = thin.max(2) <= BLACK  # (h, w)
-    for line in (thin[0], thin[-1], thin[:, 0], thin[:, -1]):
-        if np.ptp(line, axis=0).max() <= UNIFORM:
-            frame |= np.abs(thin - np.median(line, axis=0)).max(2) <= UNIFORM
+    thin = image[::step, ::step].transpose(2, 0, 1).astype(np.int16, order="C")  # (3, h, w)
+    frame = thin.max(0) <= BLACK  # (h, w)
+    for line in (thin[:, 0], thin[:, -1], thin[:, :, 0], thin[:, :, -1]):
+        if np.ptp(line, axis=1).max() <= UNIFORM:
+            colour = np.median(line, axis=1).astype(np.int16)
+            frame |= np.abs(thin - colour[:, None, None]).max(0) <= UNIFORM
     stroke = max(3, min(frame.shape) // _STROKES)
-    # beyond the image the field goes on: an opening must not nibble at it where it touches the edge
-    inner = np.pad(~frame, stroke, mode="edge")
-    field = ndimage.binary_opening(inner, np.ones((stroke, stroke)))[stroke:-stroke, stroke:-stroke]
+    field = ndimage.grey_opening(
+        (~frame).astype(np.uint8), stroke
+    )  # reflects at the edges: nibbles at nothing there
     labelled: Any = ndimage.label(field)
     regions, count = labelled
     sizes = np.bincount(regions.ravel(), minlength=count + 1)[1:]
