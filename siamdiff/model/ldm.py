@@ -1,20 +1,26 @@
-"""Weights in the authors' format (LDM naming): `model.diffusion_model.*` is the UNet, `control_model.*` the ControlNet.
+"""Names of weights in the authors' format (LDM naming): a bijection, part by part.
 
-`authors_key` is the bijection between parameter names of `SiameseDiffusion` and theirs; the importer is built on it.
+| ours (SiameseDiffusion, Base) | theirs |
+|---|---|
+| `unet.*` | `model.diffusion_model.*` |
+| `controlnet.*` | `control_model.*` |
+| `vae.*` | `first_stage_model.*` |
+| `text_encoder.*` | `cond_stage_model.transformer.text_model.*` |
+
+`siamdiff.model.single_file` reads and writes files of them.
 """
 
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from diffusers import UNet2DConditionModel
-from torch import Tensor, nn
-
-from siamdiff.errors import UserError
-from siamdiff.model.controlnet import SiameseControlNetModel
-
-# Prefix of ours -> prefix of theirs.
-PARTS = {"unet.": "model.diffusion_model.", "controlnet.": "control_model."}
+# Our part -> prefix of theirs.
+PARTS = {
+    "unet": "model.diffusion_model.",
+    "controlnet": "control_model.",
+    "vae": "first_stage_model.",
+    "text_encoder": "cond_stage_model.transformer.text_model.",
+}
 
 # DHI's stages in order, as the authors name them.
 DHI_STAGES = (
@@ -50,27 +56,70 @@ FIXED = {
     **{
         f"controlnet_cond_embedding.stages.{i}.": f"input_hint_block.0.{s}." for i, s in enumerate(DHI_STAGES)
     },
+    # ControlNet's own hint encoder: convolutions at even numbers, SiLUs between them
+    "controlnet_cond_embedding.conv_in.": "input_hint_block.0.",
+    "controlnet_cond_embedding.conv_out.": "input_hint_block.14.",
+    **{f"controlnet_cond_embedding.blocks.{i}.": f"input_hint_block.{2 * i + 2}." for i in range(6)},
 }
+
+# Inside the VAE's encoder and decoder.
+VAE_FIXED = {
+    "mid_block.resnets.0.": "mid.block_1.",
+    "mid_block.resnets.1.": "mid.block_2.",
+    "mid_block.attentions.0.group_norm.": "mid.attn_1.norm.",
+    "mid_block.attentions.0.to_q.": "mid.attn_1.q.",
+    "mid_block.attentions.0.to_k.": "mid.attn_1.k.",
+    "mid_block.attentions.0.to_v.": "mid.attn_1.v.",
+    "mid_block.attentions.0.to_out.0.": "mid.attn_1.proj_out.",
+    "conv_norm_out.": "norm_out.",
+}
+VAE_RESNET = {"conv_shortcut.": "nin_shortcut."}
 
 _NUMBERED = re.compile(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.+)")
 _ZERO_CONV = re.compile(r"controlnet_down_blocks\.(\d+)\.(.+)")
 
 
-def authors_key(key: str, unet_config: Mapping[str, Any]) -> str:
-    """The authors' name of a parameter.
+def authors_key(key: str, config: Any) -> str:
+    """The authors' name of a weight.
 
     Args:
-        key: a parameter name of SiameseDiffusion, `unet.*` or `controlnet.*`.
-        unet_config: the UNet's diffusers configuration (layers_per_block and up_block_types are read).
+        key: name of the part (see PARTS), dot, name of the weight in diffusers' or transformers' network.
+        config: the network's configuration; a ControlNet may be given its UNet's. Read are layers_per_block and
+            up_block_types (unet, controlnet), block_out_channels (vae).
     """
-    part = next(part for part in PARTS if key.startswith(part))
-    name = key.removeprefix(part)
+    part, _, name = key.partition(".")
+    match part:
+        case "vae":
+            theirs = _vae_name(name, config)
+        case "text_encoder":
+            theirs = name.removeprefix("text_model.")  # a level that depends on transformers' version
+        case _:
+            theirs = _unet_name(name, config)
+    return PARTS[part] + theirs
+
+
+def _unet_name(name: str, config: Mapping[str, Any]) -> str:
+    """Of a weight of UNet or ControlNet."""
     if numbered := _NUMBERED.fullmatch(name):
         side, i, kind, j, rest = numbered.groups()
-        return PARTS[part] + _numbered_block(side, int(i), kind, int(j), rest, unet_config)
+        return _numbered_block(side, int(i), kind, int(j), rest, config)
     if zero_conv := _ZERO_CONV.fullmatch(name):
-        return PARTS[part] + f"zero_convs.{zero_conv[1]}.0.{zero_conv[2]}"
-    return PARTS[part] + _renamed(name, FIXED)
+        return f"zero_convs.{zero_conv[1]}.0.{zero_conv[2]}"
+    return _renamed(name, FIXED)
+
+
+def _vae_name(name: str, config: Mapping[str, Any]) -> str:
+    """LDM counts the decoder's levels from the latent's end of the encoder's: diffusers' first is its last."""
+    half, _, inner = name.partition(".")
+    if half not in ("encoder", "decoder"):
+        return name
+    if numbered := _NUMBERED.fullmatch(inner):
+        side, i, kind, j, rest = numbered.groups()
+        level = int(i) if side == "down" else len(config["block_out_channels"]) - 1 - int(i)
+        if kind == "resnets":
+            return f"{half}.{side}.{level}.block.{j}.{_renamed(rest, VAE_RESNET)}"
+        return f"{half}.{side}.{level}.{side}sample.{rest}"
+    return f"{half}.{_renamed(inner, VAE_FIXED)}"
 
 
 def unet_from_ldm_config(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,42 +139,6 @@ def unet_from_ldm_config(config: Mapping[str, Any]) -> dict[str, Any]:
         # In diffusers' UNet this is, by an old misnomer, the *number* of heads.
         "attention_head_dim": config["num_heads"],
     }
-
-
-def import_authors(
-    state: Mapping[str, Tensor], config: Mapping[str, Any]
-) -> tuple[UNet2DConditionModel, SiameseControlNetModel]:
-    """UNet and ControlNet from a state dict of the authors'. Other parts (VAE, text encoder) are not looked at.
-
-    Args:
-        state: the authors' key -> tensor.
-        config: LDM's UNet parameters; the number of heads, for one, cannot be read off the tensors.
-
-    Raises:
-        UserError: keys within a part are missing, unexpected or of another shape than `config` says.
-    """
-    unet = UNet2DConditionModel(**unet_from_ldm_config(config))
-    controlnet = SiameseControlNetModel.from_unet(unet)
-    for ours, module in (("unet.", unet), ("controlnet.", controlnet)):
-        _load(module, ours, state, unet.config)
-    return unet, controlnet
-
-
-def _load(module: nn.Module, ours: str, state: Mapping[str, Tensor], unet_config: Mapping[str, Any]) -> None:
-    """Copy one part of the authors' state dict into `module`, strictly."""
-    own = module.state_dict()
-    theirs = {key: authors_key(ours + key, unet_config) for key in own}
-    expected, given = set(theirs.values()), {key for key in state if key.startswith(PARTS[ours])}
-    shapes = {theirs[key]: tuple(tensor.shape) for key, tensor in own.items()}
-    reshaped = {key for key in expected & given if tuple(state[key].shape) != shapes[key]}
-    faults = {"missing": expected - given, "unexpected": given - expected, "of another shape": reshaped}
-    if any(faults.values()):
-        found = "; ".join(f"{len(keys)} {fault} ({_some(keys)})" for fault, keys in faults.items() if keys)
-        raise UserError(
-            f"weights under {PARTS[ours]}* do not fit the LDM configuration: {found}; "
-            "give the configuration that the checkpoint was trained with, and the whole checkpoint"
-        )
-    module.load_state_dict({key: state[theirs[key]] for key in own})
 
 
 def _numbered_block(side: str, i: int, kind: str, j: int, rest: str, unet_config: Mapping[str, Any]) -> str:
@@ -152,8 +165,3 @@ def _renamed(name: str, prefixes: Mapping[str, str]) -> str:
         if name.startswith(ours):
             return theirs + name.removeprefix(ours)
     return name
-
-
-def _some(keys: set[str]) -> str:
-    """The first three of the keys, for an error message of one line."""
-    return ", ".join(sorted(keys)[:3]) + (", ..." if len(keys) > 3 else "")

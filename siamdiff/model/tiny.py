@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from siamdiff.model.base import INFO, encode_moments, encode_prompts, sample_latent, write_model_index
-from siamdiff.model.diffusion import SD15_SCHEDULE, q_sample
+from siamdiff.model.diffusion import q_sample
+from siamdiff.model.sd1 import TOKENS, clip_tokenizer, make_scheduler
 
 HINT_CHANNELS = (
     4,
@@ -40,7 +41,7 @@ UNET_CHANNELS = (64, 128)
 UNET_BATCH = 32
 UNET_RATE = 2e-3
 TEXT_WIDTH = 64
-TEXT_LENGTH = 77
+
 PROMPT_DROP = 0.05
 
 PROGRESS_STEPS = 50
@@ -97,7 +98,7 @@ def make_tiny_base(
     unet.save_pretrained(folder / "unet")
     text_encoder.save_pretrained(folder / "text_encoder")
     tokenizer.save_pretrained(folder / "tokenizer")
-    _schedule().save_pretrained(folder / "scheduler")
+    make_scheduler().save_pretrained(folder / "scheduler")
     write_model_index(folder, "StableDiffusionPipeline")
     info = {
         "hint_channels": HINT_CHANNELS,
@@ -117,21 +118,7 @@ def make_tiny_base(
 
 def make_tokenizer() -> CLIPTokenizer:
     """CLIP's tokenizer with single bytes for its vocabulary and no merges: any text, no download."""
-    # The printable stand-ins for the 256 bytes that byte-level vocabularies are written in.
-    printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [0x100 + i for i in range(256 - len(printable))]
-    letters = [chr(code) for code in printable + others]
-    words = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    vocabulary = {word: i for i, word in enumerate(words)}
-    return CLIPTokenizer(
-        vocab=vocabulary,
-        merges=[],
-        unk_token="<|endoftext|>",
-        bos_token="<|startoftext|>",
-        eos_token="<|endoftext|>",
-        pad_token="<|endoftext|>",
-        model_max_length=TEXT_LENGTH,
-    )
+    return clip_tokenizer([])
 
 
 def make_text_encoder() -> CLIPTextModel:
@@ -143,7 +130,7 @@ def make_text_encoder() -> CLIPTextModel:
         projection_dim=TEXT_WIDTH,
         num_hidden_layers=2,
         num_attention_heads=4,
-        max_position_embeddings=TEXT_LENGTH,
+        max_position_embeddings=TOKENS,
         bos_token_id=512,
         eos_token_id=513,
         pad_token_id=513,
@@ -181,11 +168,6 @@ def make_unet(sample_size: int) -> UNet2DConditionModel:
         cross_attention_dim=TEXT_WIDTH,
         attention_head_dim=8,
     )
-
-
-def _schedule() -> DDIMScheduler:
-    """Stable Diffusion 1.5's noise schedule and DDIM's settings for it."""
-    return DDIMScheduler(**SD15_SCHEDULE, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
 
 
 def _train_vae(images: np.ndarray, steps: int, report: Progress) -> AutoencoderKL:
@@ -261,7 +243,7 @@ def _train_unet(
         report: told of progress.
     """
     unet = make_unet(sample_size)
-    alphas_cumprod = _schedule().alphas_cumprod
+    alphas_cumprod = make_scheduler().alphas_cumprod
     fit = _Fit(unet, UNET_RATE, steps)
     for step in range(steps):
         index = torch.randint(len(mean), (UNET_BATCH,))

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from siamdiff.model.diffusion import predict_z_0, q_sample
-from siamdiff.model.ldm import authors_key, import_authors
+from siamdiff.model.ldm import authors_key
 from siamdiff.model.siamese import SiameseDiffusion, StepInputs
+from siamdiff.model.single_file import import_authors
 from siamdiff.model.unet import decode, encode
 from siamdiff.sampling.ddim import ddim_scheduler, sample
 from siamdiff.training.losses import siamese_loss, squared_error, weights_at

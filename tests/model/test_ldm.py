@@ -1,13 +1,24 @@
-"""The importer of the authors' key format."""
+"""Names of the authors' format, and their state dicts as networks."""
+
+from typing import Any
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
+from diffusers.loaders.single_file_utils import (
+    convert_controlnet_checkpoint,
+    convert_ldm_clip_checkpoint,
+    convert_ldm_unet_checkpoint,
+    convert_ldm_vae_checkpoint,
+)
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from benchmarks.flops import sd15
 from siamdiff.errors import UserError
 from siamdiff.model.controlnet import SiameseControlNetModel
-from siamdiff.model.ldm import authors_key, import_authors, unet_from_ldm_config
+from siamdiff.model.ldm import authors_key, unet_from_ldm_config
+from siamdiff.model.sd1 import network_config
+from siamdiff.model.single_file import import_authors
 
 LDM = {
     "image_size": 8,
@@ -106,3 +117,39 @@ def test_an_unexpected_key_is_named(state: dict[str, torch.Tensor]) -> None:
 def test_another_configuration_is_refused(state: dict[str, torch.Tensor]) -> None:
     with pytest.raises(UserError, match=r"of another shape \(.*, \.\.\.\)"):
         import_authors(state, {**LDM, "context_dim": 16})
+
+
+def test_every_name_is_the_one_diffusers_converts_from_at_full_size() -> None:
+    """Two independent mappings, name by name: ours to LDM's, then back by diffusers' own conversion."""
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(**network_config("unet"))
+        networks: dict[str, Any] = {
+            "unet": unet,
+            "controlnet": ControlNetModel.from_unet(unet),
+            "vae": AutoencoderKL(**network_config("vae")),
+            "text_encoder": CLIPTextModel(CLIPTextConfig(**network_config("text_encoder"))),
+        }
+    converters: dict[str, Any] = {
+        "unet": convert_ldm_unet_checkpoint,
+        "controlnet": convert_controlnet_checkpoint,
+        "vae": convert_ldm_vae_checkpoint,
+        "text_encoder": lambda state, _: convert_ldm_clip_checkpoint(
+            state, "cond_stage_model.transformer.text_model."
+        ),
+    }
+    for part, network in networks.items():
+        own = network.state_dict()
+        theirs = {authors_key(f"{part}.{name}", network.config): tensor for name, tensor in own.items()}
+        back = converters[part](theirs, network.config)
+        if part == "text_encoder":
+            back = {name.removeprefix("text_model."): tensor for name, tensor in back.items()}
+        assert back.keys() == own.keys(), part
+        # The very tensors, no two of which were exchanged; the VAE's attention comes back as views.
+        moved = {name for name in own if back[name] is not own[name]}
+        assert all(part == "vae" and ".attentions." in name for name in moved), moved
+
+
+def test_attention_in_the_unet_is_between_convolutions() -> None:
+    """As in Stable Diffusion 1.x; later versions have linear maps there, which would not fit."""
+    state = sd15().unet.state_dict()
+    assert state["up_blocks.1.attentions.0.proj_in.weight"].shape == (1280, 1280, 1, 1)
