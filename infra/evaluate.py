@@ -1,33 +1,39 @@
-"""Evaluation of a synthetic set against a real one: what is compared, what is written, when it is done already.
+"""Evaluation of synthetic sets against a real one: what is compared, what is written, when it is done already.
 
-The result is a function of (real set, synthetic set, settings, network): metrics.json names their digest and is written
-last, so that a finished evaluation is recognised and not made again.
+The result is a function of (real set, synthetic sets and their names, settings, networks): metrics.json names their
+digest and is written last, so that a finished evaluation is recognised and not made again.
 """
 
 import logging
 import random
 import time
+from collections import Counter
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 
-from infra.measure import REFERENCE_SPLIT, measure
-from infra.stage import CONFIG, EVALUATION, LATEST, SYNTHETIC, StageStatus, reported
+from infra.measure import REFERENCE_SPLIT, Measured, measure
+from infra.named_sets import NamedSet, enough, open_sets
+from infra.stage import CONFIG, EVALUATION, StageStatus, reported
 from siamdiff import storage
 from siamdiff.config import Config, digest
+from siamdiff.data.sample import Synthetic
 from siamdiff.data.shardset import ShardSet
-from siamdiff.errors import SiamdiffError, UserError
+from siamdiff.errors import UserError
 from siamdiff.evaluation.agreement import Agreement
-from siamdiff.evaluation.distances import Figure, compare
+from siamdiff.evaluation.distances import compare
 from siamdiff.evaluation.features import EfficientNetLite0
 from siamdiff.evaluation.sheets import Pair, contact_sheet
+from siamdiff.evaluation.table import as_csv, as_latex, as_text, make_rows
+from siamdiff.sections import set_file
 
 log = logging.getLogger(__name__)
 
-SCHEMA = 1
-METRICS, SHEET, SAMPLES = "metrics.json", "contact_sheet.png", "agreement.jsonl"
+SCHEMA = 2
+METRICS, SAMPLES, CSV, LATEX = "metrics.json", "agreement.jsonl", "table.csv", "table.tex"
+REFERENCE = f"real, {REFERENCE_SPLIT}"
 SHOWN_PAIRS = 12
 PACKAGES = ("torch", "monai", "scipy", "numpy", "pillow")
 
@@ -37,7 +43,7 @@ class Job:
     """What is compared, and where the result goes."""
 
     real: ShardSet
-    synthetic: ShardSet
+    synthetic: list[NamedSet]  # by name
     inputs: dict[str, Any]  # everything that the figures depend on
     output: str
 
@@ -48,11 +54,11 @@ class Job:
 
 
 def evaluate(config: Config, demo: bool) -> None:
-    """Compares the synthetic set of a configuration with its real one; does nothing if that was done.
+    """Compares the synthetic sets of a configuration with its real one; does nothing if that was done.
 
     Raises:
-        UserError: a set is missing or not complete, sets of different resolution, no real training samples, an output
-            that holds another evaluation.
+        UserError: a set is missing or not complete, sets of different resolution, too few samples, an output that holds
+            another evaluation.
         SiamdiffError: damaged data, features that are not finite, lost workers.
     """
     with reported(config, EVALUATION) as status:
@@ -61,60 +67,39 @@ def evaluate(config: Config, demo: bool) -> None:
 
 def _evaluate(config: Config, demo: bool, status: StageStatus) -> None:
     started = time.monotonic()
-    job = _prepare(config)
-    status.total = len(job.synthetic)
+    job = _prepare(config, status)
+    status.total = sum(len(named.shards) for named in job.synthetic)
     earlier = _finished(job)
     if earlier:
         status.done = status.total
-        log.info("evaluated already: %s\n%s", job.output, table(earlier))
+        log.info("evaluated already: %s\n%s", job.output, _table(earlier))
         return
-    log.info("evaluating %s against %s", job.synthetic.uri, job.real.uri)
+    names = ", ".join(f"{named.name} ({named.shards.uri})" for named in job.synthetic)
+    log.info("evaluating %s against %s", names, job.real.uri)
     status.write(phase="evaluating", output=job.output)
-    features, agreement = measure(config, job.real, job.synthetic)
-    figures, warnings = compare(
-        features["synthetic"],
-        features["real"],
-        EfficientNetLite0.spec,
-        f"real, {REFERENCE_SPLIT}",
-        config.evaluate.seed,
-    )
-    if agreement.real is None:
-        warnings.append(
-            "the real set has no val or test samples: mask agreement has no ceiling to compare with"
-        )
-    metrics = _metrics(job, demo, figures, agreement, warnings, time.monotonic() - started)
-    _write(config, job, metrics, agreement)
+    measured = measure(config, job.real, job.synthetic)
+    results = {named.name: _result(config, job, named, measured) for named in job.synthetic}
+    metrics = _metrics(job, demo, results, time.monotonic() - started)
+    _write(config, job, metrics, measured.agreement)
     status.done = status.total
-    for warning in warnings:
+    for warning in metrics["warnings"]:
         log.warning("%s", warning)
-    log.info("evaluation: %s\n%s", job.output, table(metrics))
+    log.info("evaluation: %s\n%s", job.output, _table(metrics))
 
 
-def _prepare(config: Config) -> Job:
-    """Opens both sets, checks that they fit, and names the output."""
+def _prepare(config: Config, status: StageStatus) -> Job:
+    """Opens all sets, checks that they fit, and names the output."""
     settings = config.evaluate
     assert settings.real and config.root, "resolve() comes first"
-    real, synthetic = ShardSet.open(settings.real), ShardSet.open(settings.synthetic or _latest(config))
-    for shard_set, kind in ((real, "real"), (synthetic, "synthetic")):
-        if shard_set.manifest.kind != kind:
-            raise UserError(
-                f"{shard_set.uri} is a {shard_set.manifest.kind} set; evaluate.{kind} takes a {kind} one"
-            )
-    sides = real.manifest.resolution, synthetic.manifest.resolution
-    if sides[0] != sides[1]:
-        raise UserError(
-            f"{real.uri} holds images of {sides[0]} pixels, {synthetic.uri} of {sides[1]}; "
-            "evaluate sets of one resolution"
-        )
-    for shard_set, count in ((real, len(real.keys(REFERENCE_SPLIT))), (synthetic, len(synthetic))):
-        if count < 2:
-            raise UserError(
-                f"{shard_set.uri} has {count} samples to compare; a distance needs at least 2 on each side"
-            )
+    real = ShardSet.open(settings.real)
+    if real.manifest.kind != "real":
+        raise UserError(f"{real.uri} is a {real.manifest.kind} set; evaluate.real takes a real one")
+    enough(real.uri, len(real.keys(REFERENCE_SPLIT)))
+    synthetic = open_sets(config, real, status)
     inputs = {
         "schema": SCHEMA,
         "real": real.digest,
-        "synthetic": synthetic.digest,
+        "synthetic": {named.name: named.shards.digest for named in synthetic},
         "reference_split": REFERENCE_SPLIT,
         "features": asdict(EfficientNetLite0.spec),
         "agreement_steps": settings.agreement_steps,
@@ -122,18 +107,6 @@ def _prepare(config: Config) -> Job:
     }
     output = settings.output or storage.join(config.root, EVALUATION, digest(inputs)[:12])
     return Job(real, synthetic, inputs, output)
-
-
-def _latest(config: Config) -> str:
-    assert config.root
-    uri = storage.join(config.root, SYNTHETIC, LATEST)
-    try:
-        return storage.read_json(uri)["uri"]
-    except FileNotFoundError:
-        raise UserError(
-            f"there is no synthetic set under {config.root} ({uri} is missing); generate first, or give "
-            "--evaluate.synthetic URI"
-        ) from None
 
 
 def _finished(job: Job) -> dict[str, Any] | None:
@@ -149,113 +122,157 @@ def _finished(job: Job) -> dict[str, Any] | None:
     return metrics
 
 
-def _metrics(
-    job: Job,
-    demo: bool,
-    figures: list[Figure],
-    agreement: Agreement,
-    warnings: list[str],
-    seconds: float,
-) -> dict[str, Any]:
-    real, synthetic = job.real.manifest, job.synthetic.manifest
+def _result(config: Config, job: Job, named: NamedSet, measured: Measured) -> dict[str, Any]:
+    """What metrics.json says of one synthetic set."""
+    spec, features = EfficientNetLite0.spec, measured.synthetic[named.name]
+    figures, warnings = compare(features, measured.real, spec, REFERENCE, config.evaluate.seed)
+    agreement = measured.agreement.get(named.name)
+    if agreement is None:
+        warnings.append("its images came without masks: there is no mask agreement")
+    elif agreement.synthetic is None:
+        warnings.append("all its masks are empty: there is no mask agreement")
+    elif agreement.real is None:
+        warnings.append(
+            "the real set has no val or test samples: mask agreement has no ceiling to compare with"
+        )
+    sizes = _source_sizes(named)
+    side = named.shards.manifest.resolution
+    resized = sum(count for size, count in sizes.items() if size != f"{side} x {side}")
+    if resized:
+        warnings.append(f"{resized} of {len(named.shards)} images were resized to {side} x {side} pixels")
+    if named.left_out:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in named.left_out.items())
+        warnings.append(f"left out of {named.source}: {reasons}")
+    return {
+        "count": len(named.shards),
+        "figures": [figure.as_dict() for figure in figures],
+        "mask_agreement": agreement and agreement.as_dict(),
+        "source_sizes": sizes,
+        "left_out": named.left_out or {},
+        "warnings": [f"{named.name}: {warning}" for warning in warnings],
+        "shown": _shown(job, named),
+        "contact_sheet": f"contact_sheet-{set_file(named.name)}.png",
+    }
+
+
+def _source_sizes(named: NamedSet) -> dict[str, int]:
+    """Of images that another method made: "WIDTH x HEIGHT" before they were ingested -> images."""
+    if named.origin is None:
+        return {}
+    keys = named.shards.keys()
+    metas = (named.shards.read_encoded(key).meta for key in keys)
+    sizes = Counter(f"{meta.source_width} x {meta.source_height}" for meta in metas)
+    return dict(sizes.most_common())
+
+
+def _shown(job: Job, named: NamedSet) -> list[str]:
+    """Keys of the pairs on the contact sheet: drawn at random, not chosen for their looks."""
+    keys = named.shards.keys()
+    return sorted(random.Random(job.inputs["seed"]).sample(keys, min(SHOWN_PAIRS, len(keys))))
+
+
+def _metrics(job: Job, demo: bool, results: dict[str, Any], seconds: float) -> dict[str, Any]:
+    manifests = [job.real.manifest, *(named.shards.manifest for named in job.synthetic)]
     return {
         "schema_version": SCHEMA,
         "inputs_digest": job.digest,
         "inputs": job.inputs,
-        "demo": demo or real.demo or synthetic.demo,
+        "demo": demo or any(manifest.demo for manifest in manifests),
         "sets": {
-            name: {
-                "uri": shard_set.uri,
-                "digest": shard_set.digest,
-                "count": shard_set.manifest.count,
-                "splits": shard_set.manifest.splits,
-                "resolution": shard_set.manifest.resolution,
-                "license": shard_set.manifest.license,
-                "permitted_use": shard_set.manifest.permitted_use,
-                "made_from": shard_set.manifest.made_from,
-            }
-            for name, shard_set in (("real", job.real), ("synthetic", job.synthetic))
+            "real": _describe(job.real),
+            "synthetic": {
+                named.name: _describe(named.shards)
+                | {"origin": named.origin and named.origin.model_dump(), "source": named.source}
+                for named in job.synthetic
+            },
         },
-        "figures": [figure.as_dict() for figure in figures],
-        "mask_agreement": agreement.as_dict(),
-        "warnings": warnings,
-        "shown": _shown(job),
+        "results": results,
+        "table": make_rows(results),
+        "warnings": [warning for result in results.values() for warning in result["warnings"]],
         "seconds": round(seconds, 1),
         "versions": {name: version(name) for name in PACKAGES},
     }
 
 
-def _shown(job: Job) -> list[str]:
-    """Keys of the pairs on the contact sheet: drawn at random, not chosen for their looks."""
-    keys = job.synthetic.keys()
-    return sorted(random.Random(job.inputs["seed"]).sample(keys, min(SHOWN_PAIRS, len(keys))))
+def _describe(shard_set: ShardSet) -> dict[str, Any]:
+    fields = {"count", "splits", "resolution", "license", "permitted_use", "made_from"}
+    described = shard_set.manifest.model_dump(mode="json", include=fields)
+    return {"uri": shard_set.uri, "digest": shard_set.digest} | described
 
 
-def _write(config: Config, job: Job, metrics: dict[str, Any], agreement: Agreement) -> None:
+def _write(config: Config, job: Job, metrics: dict[str, Any], agreement: dict[str, Agreement]) -> None:
     """Everything beside the sets; metrics.json last."""
     rows = (
-        {"key": key, "dice": dice if np.isfinite(dice) else None}
-        for key, dice in agreement.per_sample.items()
+        {"set": name, "key": key, "dice": dice if np.isfinite(dice) else None}
+        for name, of_set in agreement.items()
+        for key, dice in of_set.per_sample.items()
     )
-    lines = b"".join(storage.canonical_json(row) + b"\n" for row in rows)
-    storage.write_bytes(storage.join(job.output, SAMPLES), lines)
-    storage.write_bytes(storage.join(job.output, SHEET), _sheet(job, metrics, agreement))
-    storage.write_bytes(storage.join(job.output, CONFIG), config.to_yaml().encode())
+    table = make_rows(metrics["results"])
+    files = {
+        SAMPLES: b"".join(storage.canonical_json(row) + b"\n" for row in rows),
+        CSV: as_csv(table).encode(),
+        LATEX: as_latex(table, [_reference(metrics), f"evaluation {job.digest}"]).encode(),
+        CONFIG: config.to_yaml().encode(),
+    }
+    for named in job.synthetic:
+        result = metrics["results"][named.name]
+        files[result["contact_sheet"]] = _sheet(
+            job, named, result["shown"], agreement.get(named.name), metrics["demo"]
+        )
+    for name, content in files.items():
+        storage.write_bytes(storage.join(job.output, name), content)
     storage.write_json(storage.join(job.output, METRICS), metrics)
 
 
-def _sheet(job: Job, metrics: dict[str, Any], agreement: Agreement) -> bytes:
-    side, count = job.real.manifest.resolution, len(job.synthetic)
-    ceiling = "" if agreement.real is None else f", {agreement.real:.2f} on held-out real images"
+def _sheet(job: Job, named: NamedSet, shown: list[str], agreement: Agreement | None, demo: bool) -> bytes:
+    side, shards = job.real.manifest.resolution, named.shards
+    what = "pairs" if named.has_masks else "images"
     notes = [
-        f"{len(metrics['shown'])} of {count} pairs, drawn at random (seed {job.inputs['seed']}); "
-        f"{side} x {side} pixels; real set {job.real.digest[:12]}, synthetic set {job.synthetic.digest[:12]}",
-        f"Mask agreement (Dice): {agreement.synthetic:.2f} on all {agreement.n_synthetic} synthetic images{ceiling}",
+        f"{len(shown)} of {len(shards)} {what}, drawn at random (seed {job.inputs['seed']}); "
+        f"{side} x {side} pixels; real set {job.real.digest[:12]}, synthetic set {shards.digest[:12]}",
     ]
-    title = "Synthetic images and the masks they were made from"
+    if agreement is not None and agreement.synthetic is not None:
+        ceiling = "" if agreement.real is None else f", {agreement.real:.2f} on held-out real images"
+        notes.append(
+            f"Mask agreement (Dice): {agreement.synthetic:.2f} on all {agreement.n_synthetic} synthetic images{ceiling}"
+        )
+    title = f"{named.name}: synthetic images and the masks they were made from"
+    if not named.has_masks:
+        title = f"{named.name}: synthetic images"
     real_keys = set(job.real.keys())
     return contact_sheet(
-        [_pair(job, real_keys, key, agreement) for key in metrics["shown"]],
-        f"DEMO on phantoms: {title}" if metrics["demo"] else title,
+        [_pair(job.real, real_keys, named, key, agreement) for key in shown],
+        f"DEMO on phantoms: {title}" if demo else title,
         notes,
     )
 
 
-def _pair(job: Job, real_keys: set[str], key: str, agreement: Agreement) -> Pair:
-    sample = job.synthetic.read(key)
+def _pair(
+    real: ShardSet, real_keys: set[str], named: NamedSet, key: str, agreement: Agreement | None
+) -> Pair:
+    sample = named.shards.read(key)
     origin = sample.meta.synthetic
-    if origin is None:
-        raise SiamdiffError(f"{job.synthetic.uri}: sample {key} does not say what it was made from")
-    parent = job.real.read(origin.parent) if origin.parent in real_keys else None
-    dice = agreement.per_sample[key]
+    known = origin if isinstance(origin, Synthetic) else None
+    parent = real.read(known.parent) if known and known.parent in real_keys else None
+    dice = agreement.per_sample[key] if agreement else float("nan")
     return Pair(
         key=key,
-        parent=origin.parent,
-        fold=origin.fold,
-        transform=origin.transform,
+        image=sample.image,
+        mask=sample.mask if named.has_masks else None,
+        parent=known.parent if known else None,
+        fold=known.fold if known else None,
+        transform=known.transform if known else {},
         real_image=parent.image if parent else None,
         real_mask=parent.mask if parent else None,
-        image=sample.image,
-        mask=sample.mask,
         dice=dice if np.isfinite(dice) else None,
     )
 
 
-def table(metrics: dict[str, Any]) -> str:
-    """The figures of metrics.json for a person, one a line."""
-    lines = []
-    for figure in metrics["figures"]:
-        line = f"  {figure['name']:<32} {figure['value']:9.3f}"
-        if figure["floor"] is not None:
-            n_first, n_second = figure["floor_counts"]
-            line += f"   real against real {figure['floor']:.3f} ({n_first} against {n_second})"
-        lines.append(line)
-    agreement = metrics["mask_agreement"]
-    line = f"  {'mask agreement (Dice)':<32} {agreement['synthetic']:9.2f}"
-    if agreement["real"] is not None:
-        line += f"   on real {agreement['real']:.2f} ({agreement['n_real']} held out)"
-    counts = metrics["figures"][0]
-    head = (
-        f"  {counts['n_synthetic']} synthetic against {counts['n_reference']} images ({counts['reference']})"
-    )
-    return "\n".join([head, *lines, line])
+def _table(metrics: dict[str, Any]) -> str:
+    """The comparison of metrics.json for a person."""
+    return f"  {_reference(metrics)}\n{as_text(make_rows(metrics['results']))}"
+
+
+def _reference(metrics: dict[str, Any]) -> str:
+    count = metrics["sets"]["real"]["splits"][REFERENCE_SPLIT]
+    return f"reference: {count} images ({REFERENCE})"

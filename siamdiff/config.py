@@ -18,7 +18,9 @@ from siamdiff.presets import expand
 from siamdiff.sections import (
     FOR_IMAGES,
     FOR_PHANTOMS,
+    NEWEST,
     PHANTOM,
+    SYNTHETIC,
     Cluster,
     Data,
     Evaluate,
@@ -119,7 +121,10 @@ class Config(BaseSettings):
         evaluate = self.evaluate.model_copy(
             update={
                 "real": storage.normalize(self.evaluate.real or uri),
-                "synthetic": self.evaluate.synthetic and storage.normalize(self.evaluate.synthetic),
+                "synthetic": {
+                    name: given if given == NEWEST else storage.normalize(given)
+                    for name, given in (self.evaluate.synthetic or {SYNTHETIC: NEWEST}).items()
+                },
                 "output": self.evaluate.output and storage.normalize(self.evaluate.output),
             }
         )

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -22,6 +22,7 @@ BATCH_SIZE = 16
 DEFINITION = (
     "mean over images of the foreground Dice at threshold 0.5; images without foreground are left out"
 )
+NETWORK = f"MONAI BasicUNet {SMALL_UNET}"
 _CACHED_PAIRS = 2048  # at most 128 MiB; decoding them again at every step would take longer than training
 
 
@@ -57,7 +58,7 @@ class ShardPairs:
 class Agreement:
     """Dice of one segmenter on held-out real pairs (its ceiling) and on synthetic ones."""
 
-    synthetic: float
+    synthetic: float | None  # None: no synthetic pair with foreground
     n_synthetic: int
     real: float | None  # None: no held-out real pair
     n_real: int
@@ -77,39 +78,54 @@ class Agreement:
         return values
 
 
-def measure_agreement(
-    train: Pairs, held_out: Pairs, synthetic: Pairs, *, steps: int, seed: int, device: str = "cpu"
-) -> Agreement:
-    """Trains a small segmenter on real pairs and scores it on held-out real and on synthetic ones.
+@dataclass(frozen=True)
+class Judge:
+    """A small segmenter that was trained on real pairs, and how."""
 
-    Raises:
-        SiamdiffError: no training pair, or no synthetic pair with foreground.
-    """
-    if not train.keys:
-        raise SiamdiffError("mask agreement needs real training pairs; the train split is empty")
-    network = train_segmenter(
-        unet, train.read, len(train.keys), steps=steps, seed=seed, batch_size=BATCH_SIZE, device=device
-    )
-    on_synthetic = _score(network, synthetic, device)
-    mean_synthetic, n_synthetic = _mean(on_synthetic)
-    mean_real, n_real = _mean(_score(network, held_out, device))
-    if mean_synthetic is None:
-        raise SiamdiffError(
-            f"mask agreement needs synthetic pairs with foreground; all {len(synthetic.keys)} masks are empty"
+    network: nn.Module
+    n_train: int
+    steps: int
+    seed: int
+
+    @classmethod
+    def train(cls, pairs: Pairs, *, steps: int, seed: int, device: str = "cpu") -> "Judge":
+        """Trains one; it depends on the arguments alone.
+
+        Raises:
+            SiamdiffError: no training pair.
+        """
+        if not pairs.keys:
+            raise SiamdiffError("mask agreement needs real training pairs; the train split is empty")
+        network = train_segmenter(
+            unet, pairs.read, len(pairs.keys), steps=steps, seed=seed, batch_size=BATCH_SIZE, device=device
         )
+        return cls(network, len(pairs.keys), steps, seed)
+
+
+def measure_agreement(
+    judge: Judge, held_out: Pairs, synthetic: Mapping[str, Pairs], device: str = "cpu"
+) -> dict[str, Agreement]:
+    """The agreement of every named synthetic set; held-out real pairs are scored once for all of them."""
+    mean_real, n_real = _mean(_score(judge.network, held_out, device))
+    return {name: _agreement(judge, mean_real, n_real, pairs, device) for name, pairs in synthetic.items()}
+
+
+def _agreement(judge: Judge, real: float | None, n_real: int, synthetic: Pairs, device: str) -> Agreement:
+    per_sample = _score(judge.network, synthetic, device)
+    mean, count = _mean(per_sample)
     return Agreement(
-        synthetic=mean_synthetic,
-        n_synthetic=n_synthetic,
-        real=mean_real,
+        synthetic=mean,
+        n_synthetic=count,
+        real=real,
         n_real=n_real,
-        n_train=len(train.keys),
-        steps=steps,
+        n_train=judge.n_train,
+        steps=judge.steps,
         batch_size=BATCH_SIZE,
-        seed=seed,
+        seed=judge.seed,
         max_side=MAX_SIDE,
-        network=f"MONAI BasicUNet {SMALL_UNET}",
+        network=NETWORK,
         definition=DEFINITION,
-        per_sample=on_synthetic,
+        per_sample=per_sample,
     )
 
 

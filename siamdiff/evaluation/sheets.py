@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,8 @@ TILE = 192  # pixels; small images are enlarged to at least about this by a whol
 MAX_TILE = 256
 GAP, GROUP_GAP, MARGIN = 6, 40, 28
 CAPTION, HEADER = 50, 30  # heights of the lines below a row and of the column titles
-TITLE = ("real (parent)", "mask given", "synthetic", "synthetic + mask")
+REAL, MASK, BARE, OUTLINED = "real (parent)", "mask given", "synthetic", "synthetic + mask"
+TILES_PER_ROW = 8
 
 _PAPER, _INK, _FAINT = (255, 255, 255), (24, 24, 28), (98, 98, 108)
 _OUTLINE = (0, 229, 255)  # cyan: far from tissue in hue and lightness, also for colour-blind readers
@@ -26,40 +27,44 @@ class Pair:
     """One synthetic pair and the real pair whose mask it came from; images uint8 (H, W, 3), masks uint8 (H, W)."""
 
     key: str
-    parent: str
-    fold: int
-    transform: dict[str, Any]  # as in SampleMeta.synthetic; {} for the parent's own mask
-    real_image: np.ndarray | None  # None: the parent is not in the real set
-    real_mask: np.ndarray | None
     image: np.ndarray
-    mask: np.ndarray
+    mask: np.ndarray | None  # None: an image without mask
+    parent: str | None  # None: not known, as of another method's image
+    fold: int | None = None
+    # as in SampleMeta.synthetic; {} for the parent's own mask
+    transform: dict[str, Any] = field(default_factory=dict)
+    real_image: np.ndarray | None = None  # None: the parent is not in the real set
+    real_mask: np.ndarray | None = None
     dice: float | None = None  # mask agreement of this sample
 
 
-def contact_sheet(pairs: Sequence[Pair], title: str, notes: Sequence[str], columns: int = 2) -> bytes:
-    """A PNG with one group of four tiles per pair, `columns` groups in a row.
+def contact_sheet(pairs: Sequence[Pair], title: str, notes: Sequence[str]) -> bytes:
+    """A PNG with one group of tiles per pair.
 
     Tiles: the real image with its own mask outlined, the mask given to the model, the synthetic image bare and with
-    that mask outlined. Images of different sets must have the same size.
+    that mask outlined; without the first where no parent is known, without those of masks where there are none.
+    Images of different sets must have the same size.
 
     Args:
         pairs: at least one.
         title: first line of the sheet.
         notes: lines below it, such as counts and how the pairs were chosen.
-        columns: groups per row.
 
     Raises:
         ValueError: no pair.
     """
     if not pairs:
         raise ValueError("a contact sheet needs at least one pair")
-    columns = min(columns, len(pairs))
+    kinds = _kinds(pairs)
+    columns = min(TILES_PER_ROW // len(kinds), len(pairs))
     tile = _tile_size(pairs[0].image.shape[0])
-    group = 4 * tile + 3 * GAP
+    group = len(kinds) * tile + (len(kinds) - 1) * GAP
     rows = -(-len(pairs) // columns)
     width = 2 * MARGIN + columns * group + (columns - 1) * GROUP_GAP
     fonts = [ImageFont.load_default(size) for size in (26, 17, 15)]
-    head_lines = [line for note in [*notes, _LEGEND] for line in _wrapped(note, fonts[1], width - 2 * MARGIN)]
+    head_lines = [
+        line for note in [*notes, *_legend(kinds)] for line in _wrapped(note, fonts[1], width - 2 * MARGIN)
+    ]
     top = MARGIN + 40 + 24 * len(head_lines) + 14
     height = top + HEADER + rows * (tile + CAPTION) + MARGIN
 
@@ -70,13 +75,14 @@ def contact_sheet(pairs: Sequence[Pair], title: str, notes: Sequence[str], colum
         draw.text((MARGIN, MARGIN + 36 + 24 * i), line, _FAINT, fonts[1])
     for column in range(columns):
         x = MARGIN + column * (group + GROUP_GAP)
-        for i, name in enumerate(TITLE):
+        for i, name in enumerate(kinds):
             draw.text((x + i * (tile + GAP), top + 4), name, _INK, fonts[1])
     for i, pair in enumerate(pairs):
         x = MARGIN + (i % columns) * (group + GROUP_GAP)
         y = top + HEADER + (i // columns) * (tile + CAPTION)
-        for j, picture in enumerate(_tiles(pair, tile)):
-            sheet.paste(Image.fromarray(picture), (x + j * (tile + GAP), y))
+        tiles = _tiles(pair, tile)
+        for j, kind in enumerate(kinds):
+            sheet.paste(Image.fromarray(tiles[kind]), (x + j * (tile + GAP), y))
         for j, line in enumerate(_caption(pair)):
             draw.text((x, y + tile + 4 + 18 * j), line, _INK if j == 0 else _FAINT, fonts[2])
     stream = io.BytesIO()
@@ -84,10 +90,21 @@ def contact_sheet(pairs: Sequence[Pair], title: str, notes: Sequence[str], colum
     return stream.getvalue()
 
 
-_LEGEND = (
-    "Cyan line: outline of a mask - on the real image its own, on the synthetic one the mask it was made from. "
-    "Dice: overlap of that mask with what a segmenter trained on real images finds (1 is best)."
-)
+def _kinds(pairs: Sequence[Pair]) -> list[str]:
+    """The kinds of tiles that at least one pair has, in their order."""
+    of_parent = [REAL] if any(pair.parent is not None for pair in pairs) else []
+    has_masks = any(pair.mask is not None for pair in pairs)
+    return of_parent + ([MASK, BARE, OUTLINED] if has_masks else [BARE])
+
+
+def _legend(kinds: Sequence[str]) -> list[str]:
+    if MASK not in kinds:
+        return []
+    on_real = "on the real image its own, on the synthetic one " if REAL in kinds else ""
+    return [
+        f"Cyan line: outline of a mask - {on_real}the mask it was made from. "
+        "Dice: overlap of that mask with what a segmenter trained on real images finds (1 is best)."
+    ]
 
 
 def outlined(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -105,12 +122,16 @@ def _tile_size(side: int) -> int:
     return min(side * max(1, -(-TILE // side)), max(MAX_TILE, TILE))
 
 
-def _tiles(pair: Pair, tile: int) -> list[np.ndarray]:
-    image, mask = _fit(pair.image, tile), _fit(pair.mask, tile)
-    real = np.full_like(image, _EMPTY)
+def _tiles(pair: Pair, tile: int) -> dict[str, np.ndarray]:
+    image = _fit(pair.image, tile)
+    empty = np.full_like(image, _EMPTY)
+    tiles = {REAL: empty, MASK: empty, BARE: image, OUTLINED: empty}
     if pair.real_image is not None and pair.real_mask is not None:
-        real = outlined(_fit(pair.real_image, tile), _fit(pair.real_mask, tile))
-    return [real, np.repeat(mask[..., None], 3, 2), image, outlined(image, mask)]
+        tiles[REAL] = outlined(_fit(pair.real_image, tile), _fit(pair.real_mask, tile))
+    if pair.mask is not None:
+        mask = _fit(pair.mask, tile)
+        tiles |= {MASK: np.repeat(mask[..., None], 3, 2), OUTLINED: outlined(image, mask)}
+    return tiles
 
 
 def _fit(array: np.ndarray, tile: int) -> np.ndarray:
@@ -124,6 +145,8 @@ def _fit(array: np.ndarray, tile: int) -> np.ndarray:
 
 def _caption(pair: Pair) -> tuple[str, str]:
     dice = "" if pair.dice is None else f"  \N{MIDDLE DOT}  Dice {pair.dice:.2f}"
+    if pair.parent is None:
+        return f"{pair.key}{dice}", "parent unknown"
     how = "the parent's own mask" if not pair.transform else f"mask moved: {describe(pair.transform)}"
     return (
         f"{pair.key}  \N{MIDDLE DOT}  fold {pair.fold}{dice}",

@@ -69,6 +69,16 @@ def test_a_parent_that_the_real_set_lacks_leaves_an_empty_tile() -> None:
     assert count(without, CYAN) < count(with_parent, CYAN)
 
 
+def test_without_parents_or_masks_there_are_no_tiles_for_them() -> None:
+    foreign = opened(contact_sheet([pair(64, parent=None, real_image=None, real_mask=None)], "title", []))
+    assert foreign.shape[1] == 2 * 28 + 3 * 192 + 2 * 6
+    assert count(foreign, CYAN) > 0
+    bare = [pair(64, parent=None, real_image=None, real_mask=None, mask=None)] * 9
+    sheet = opened(contact_sheet(bare, "title", []))
+    assert sheet.shape[1] == 2 * 28 + 8 * 192 + 7 * 40
+    assert count(sheet, CYAN) == 0 and count(sheet, (190, 110, 90)) == 9 * 192**2
+
+
 def test_every_pair_is_captioned() -> None:
     plain = opened(contact_sheet([pair(64)], "title", []))
     scored = opened(contact_sheet([pair(64, dice=0.91)], "title", []))

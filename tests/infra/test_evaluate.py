@@ -91,7 +91,7 @@ def ray(s3, tmp_path_factory):
 
 def folder_of(root):
     folder = storage.join(root, "evaluation")
-    (name,) = {file.partition("/")[0] for file in storage.list_files(folder) if "/" in file}
+    (name,) = {file.partition("/")[0] for file in storage.list_files(folder) if "/" in file} - {"cache"}
     return storage.join(folder, name)
 
 
@@ -100,22 +100,24 @@ def test_an_evaluation_is_complete_and_made_once(ray, root, caplog):
     real, synthetic = (ShardSet.open(storage.join(root, *name)) for name in (["data"], ["synthetic", "plan"]))
     caplog.set_level(logging.INFO)
     evaluate(configure(root), demo=False)
-    assert "mask agreement (Dice)" in caplog.text and "on real 0." in caplog.text
+    assert "mask agreement (Dice)" in caplog.text and "on held-out real images" in caplog.text
 
     output = folder_of(root)
     assert set(storage.list_files(output)) == {
-        "metrics.json", "contact_sheet.png", "agreement.jsonl", "config.yaml", "status.json",
+        "metrics.json", "table.csv", "table.tex", "contact_sheet-synthetic.png", "agreement.jsonl", "config.yaml",
+        "status.json",
     }  # fmt: skip
     metrics = storage.read_json(storage.join(output, "metrics.json"))
     assert metrics["sets"]["real"]["digest"] == real.digest
-    assert metrics["sets"]["synthetic"]["digest"] == synthetic.digest
-    assert metrics["sets"]["synthetic"]["license"] == "CC-BY-4.0"
+    assert metrics["sets"]["synthetic"]["synthetic"]["digest"] == synthetic.digest
+    assert metrics["sets"]["synthetic"]["synthetic"]["license"] == "CC-BY-4.0"
     assert (metrics["demo"], metrics["inputs"]["agreement_steps"]) == (False, 3)
-    assert metrics["mask_agreement"]["n_synthetic"] == SYNTHETIC
-    assert metrics["mask_agreement"]["n_real"] == COUNTS["val"]
+    result = metrics["results"]["synthetic"]
+    assert result["mask_agreement"]["n_synthetic"] == SYNTHETIC
+    assert result["mask_agreement"]["n_real"] == COUNTS["val"]
     assert any("6 samples for 1280 feature dimensions" in warning for warning in metrics["warnings"])
 
-    frechet, mmd = metrics["figures"]
+    frechet, mmd = result["figures"]
     assert (frechet["name"], mmd["name"]) == ("frechet_efficientnet_lite0", "mmd_linear_efficientnet_lite0")
     assert (frechet["n_reference"], frechet["n_synthetic"]) == (COUNTS["train"], SYNTHETIC)
     extract = EfficientNetLite0()
@@ -126,7 +128,7 @@ def test_an_evaluation_is_complete_and_made_once(ray, root, caplog):
 
     lines = storage.read_bytes(storage.join(output, "agreement.jsonl")).decode().splitlines()
     assert [json.loads(line)["key"] for line in lines] == synthetic.keys()
-    sheet = Image.open(io.BytesIO(storage.read_bytes(storage.join(output, "contact_sheet.png"))))
+    sheet = Image.open(io.BytesIO(storage.read_bytes(storage.join(output, result["contact_sheet"]))))
     assert sheet.width > 1000 and len(np.unique(np.asarray(sheet))) > 50
 
     caplog.clear()

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from siamdiff.errors import SiamdiffError
-from siamdiff.evaluation.agreement import MAX_SIDE, measure_agreement, shrink
+from siamdiff.evaluation.agreement import MAX_SIDE, Judge, measure_agreement, shrink
 from siamdiff.segmentation.metrics import dice_per_image
 from siamdiff.segmentation.networks import unet
 from siamdiff.segmentation.train import predict, train_segmenter
@@ -33,29 +33,29 @@ class Blobs:
 
 
 def test_agreement_is_high_where_masks_fit_and_low_where_they_do_not() -> None:
-    train, held_out = Blobs(64, 0), Blobs(24, 1)
-    fitting = measure_agreement(train, held_out, Blobs(24, 2), steps=45, seed=0)
+    judge = Judge.train(Blobs(64, 0), steps=45, seed=0)
+    sets = {"fitting": Blobs(24, 2), "lying": Blobs(24, 2, lie=True)}
+    fitting, lying = measure_agreement(judge, Blobs(24, 1), sets).values()
     assert fitting.real is not None and fitting.real > 0.85
-    assert fitting.synthetic > 0.85
+    assert fitting.synthetic is not None and fitting.synthetic > 0.85
     assert (fitting.n_train, fitting.n_real, fitting.n_synthetic) == (64, 24, 24)
     assert list(fitting.per_sample) == [f"2-{i}" for i in range(24)]
     assert fitting.synthetic == pytest.approx(np.mean(list(fitting.per_sample.values())))
-    lying = measure_agreement(train, held_out, Blobs(24, 2, lie=True), steps=45, seed=0)
-    assert lying.synthetic < 0.4
+    assert lying.synthetic is not None and lying.synthetic < 0.4
     assert lying.real == fitting.real
 
 
 def test_pairs_without_foreground_are_left_out_and_counted_so() -> None:
-    synthetic = Blobs(5, 2)
-    synthetic.masks[1] = 0
-    result = measure_agreement(Blobs(8, 0), Blobs(0, 1), synthetic, steps=2, seed=0)
-    assert (result.n_synthetic, result.n_real, result.real) == (4, 0, None)
-    assert math.isnan(result.per_sample["2-1"])
-    synthetic.masks[:] = 0
-    with pytest.raises(SiamdiffError, match="all 5 masks are empty"):
-        measure_agreement(Blobs(8, 0), Blobs(0, 1), synthetic, steps=2, seed=0)
+    some, none = Blobs(5, 2), Blobs(5, 3)
+    some.masks[1] = 0
+    none.masks[:] = 0
+    judge = Judge.train(Blobs(8, 0), steps=2, seed=0)
+    of_some, of_none = measure_agreement(judge, Blobs(0, 1), {"some": some, "none": none}).values()
+    assert (of_some.n_synthetic, of_some.n_real, of_some.real) == (4, 0, None)
+    assert math.isnan(of_some.per_sample["2-1"])
+    assert (of_none.n_synthetic, of_none.synthetic) == (0, None)
     with pytest.raises(SiamdiffError, match="train split is empty"):
-        measure_agreement(Blobs(0, 0), Blobs(0, 1), synthetic, steps=2, seed=0)
+        Judge.train(Blobs(0, 0), steps=2, seed=0)
 
 
 def test_the_seed_alone_decides_what_is_learnt() -> None:

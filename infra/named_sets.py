@@ -1,0 +1,166 @@
+"""The synthetic sets of an evaluation: shard sets of ours, or raw folders of another method's images.
+
+A folder becomes a shard set of kind "synthetic" under ROOT/others, once, and is treated like any other from there on.
+All mistakes that can be seen without reading an image are found in all sets before the first is ingested.
+"""
+
+import json
+import logging
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from infra.ingest import describe_inputs, ingest_source, private_uri
+from infra.stage import LATEST, PLAN, SYNTHETIC, StageStatus
+from siamdiff import storage
+from siamdiff.config import Config, digest
+from siamdiff.data.manifest import INDEX
+from siamdiff.data.pairing import Source, scan, scan_images
+from siamdiff.data.sample import Foreign
+from siamdiff.data.shards import FOLDER
+from siamdiff.data.shardset import ShardSet
+from siamdiff.errors import UserError
+from siamdiff.sections import NEWEST, Data, set_file
+
+log = logging.getLogger(__name__)
+
+OTHERS = "others"  # folder under the root: sets made of other methods' images
+UNKNOWN = "unknown"  # licence and permitted use of such images
+
+
+@dataclass(frozen=True)
+class NamedSet:
+    """A synthetic set under the name that the user gave it."""
+
+    name: str
+    shards: ShardSet
+    source: str | None = None  # the raw folder it was made from
+    left_out: dict[str, int] | None = None  # of that folder: reason -> images
+
+    @property
+    def origin(self) -> Foreign | None:
+        """Of another method's images; None: the set was made by us."""
+        origin = self.shards.manifest.made_from.get("origin")
+        return Foreign.model_validate(origin) if origin else None
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether its images came with masks."""
+        return self.origin is None or self.origin.has_mask
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """A raw folder that can be ingested."""
+
+    name: str
+    data: Data
+    source: Source
+    origin: Foreign
+
+
+def open_sets(config: Config, real: ShardSet, status: StageStatus) -> list[NamedSet]:
+    """The sets of `evaluate.synthetic`, by name; folders are ingested on the way.
+
+    Raises:
+        UserError: a set is missing, not complete, real, of another resolution than the real one, or too small.
+        SiamdiffError: a folder with too many images that cannot be read.
+    """
+    assert config.evaluate.synthetic, "resolve() comes first"
+    found = [_find(config, real, name, uri) for name, uri in sorted(config.evaluate.synthetic.items())]
+    sets = []
+    for item in found:
+        if isinstance(item, _Folder):
+            status.write(phase=f"ingesting {item.name}")
+            item = _ingested(item)
+        sets.append(item)
+    return sets
+
+
+def _find(config: Config, real: ShardSet, name: str, given: str) -> NamedSet | _Folder:
+    """What lies at a set's URI, checked as far as listings tell."""
+    uri = _newest(config) if given == NEWEST else given
+    files = storage.list_files(uri)
+    if any(file.startswith(f"{FOLDER}/") or file in (PLAN, INDEX) for file in files):
+        return _checked(NamedSet(name, ShardSet.open(uri)), real)
+    try:
+        return _folder(config, real, name, uri)
+    except UserError as error:
+        raise UserError(f"evaluate.synthetic, set {name}: {error}") from None
+
+
+def _newest(config: Config) -> str:
+    assert config.root, "resolve() comes first"
+    uri = storage.join(config.root, SYNTHETIC, LATEST)
+    try:
+        return storage.read_json(uri)["uri"]
+    except FileNotFoundError:
+        raise UserError(
+            f"there is no synthetic set under {config.root} ({uri} is missing); generate first, or give "
+            "--evaluate.synthetic URI"
+        ) from None
+
+
+def _checked(named: NamedSet, real: ShardSet) -> NamedSet:
+    shards, side = named.shards, real.manifest.resolution
+    if shards.manifest.kind != "synthetic":
+        raise UserError(f"{shards.uri} is a real set; evaluate.synthetic takes a synthetic one")
+    if shards.manifest.resolution != side:
+        raise UserError(
+            f"{real.uri} holds images of {side} pixels, {shards.uri} of {shards.manifest.resolution}; "
+            "evaluate sets of one resolution"
+        )
+    enough(shards.uri, len(shards))
+    return named
+
+
+def enough(uri: str, count: int) -> None:
+    """Refuses a set too small for any distance.
+
+    Raises:
+        UserError: fewer than 2 samples.
+    """
+    if count < 2:
+        raise UserError(f"{uri} has {count} samples to compare; a distance needs at least 2 on each side")
+
+
+def _folder(config: Config, real: ShardSet, name: str, uri: str) -> _Folder:
+    """A raw folder: pairs as ingest knows them, or images alone."""
+    made = real.manifest.made_from
+    data = Data(
+        source=uri,
+        resolution=real.manifest.resolution,
+        fit=made.get("data.fit", "squash"),  # images of other shapes become square as the real ones did
+        split={"train": 1.0},
+        allow_empty=True,
+        max_rejected=config.data.max_rejected,
+        license=UNKNOWN,
+        permitted_use=UNKNOWN,
+    )
+    alone = scan_images(uri)
+    source = alone or scan(data)
+    enough(uri, len(source.pairs))
+    origin = Foreign(method=name, has_mask=alone is None)
+    assert config.root, "resolve() comes first"
+    folder = f"{set_file(name)}-{digest(describe_inputs(data, source, origin))[:12]}"
+    data = data.model_copy(update={"uri": storage.join(config.root, OTHERS, folder)})
+    return _Folder(name, data, source, origin)
+
+
+def _ingested(folder: _Folder) -> NamedSet:
+    uri = folder.data.uri
+    assert uri
+    log.info("set %s: %s goes to %s", folder.name, folder.data.source, uri)
+    status = StageStatus(uri)
+    with status.reporting():
+        ingest_source(folder.data, folder.source, demo=False, status=status, origin=folder.origin)
+    shards = ShardSet.open(uri)
+    enough(folder.data.source, len(shards))
+    return NamedSet(folder.name, shards, folder.data.source, _left_out(uri))
+
+
+def _left_out(set_uri: str) -> dict[str, int]:
+    """What ingest left out, by reason."""
+    lines = storage.read_bytes(storage.join(private_uri(set_uri), "rejected.jsonl")).splitlines()
+    reasons: list[Any] = [json.loads(line)["reason"] for line in lines]
+    return dict(sorted(Counter(reasons).items()))
