@@ -8,7 +8,7 @@ skipped, so the same command goes on where another attempt ended.
 import json
 import logging
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -301,6 +301,9 @@ def _report(plan: Plan, rejected: Sequence[Rejected], private: str) -> None:
     log.info(
         "mask coding: %s", ", ".join(f"{name} {count}" for name, count in plan.codings.items()) or "none"
     )
+    subsets = Counter(sample.pair.subset for samples in plan.shards.values() for sample in samples)
+    if len(subsets) > 1:
+        log.info("subsets: %s", ", ".join(f"{name or 'unnamed'} {n}" for name, n in subsets.most_common()))
     examples: dict[str, list[Rejected]] = defaultdict(list)
     for bad in [*rejected, *plan.duplicates]:
         examples[bad.reason].append(bad)

@@ -89,6 +89,31 @@ def test_good_pairs_become_a_set_and_bad_ones_a_list(
 
 
 @pytest.mark.cluster
+def test_cropped_images_of_several_test_sets(
+    cluster: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    raw = tmp_path / "raw"
+    for number, folder in enumerate(("TrainDataset", "TestDataset/CVC-300", "TestDataset/ETIS")):
+        make_folder(raw / folder, ["0", "1"], first_seed=2 * number)
+    config = configure(tmp_path / "root", raw, crop=(4, 2, 36, 30), fit="pad")
+    with caplog.at_level(logging.INFO):
+        ingest(config, demo=False)
+    uri = str(config.data.uri)
+    assert verify(uri) == []
+    shard_set = ShardSet.open(uri)
+    assert shard_set.manifest.made_from["data.layout"] == "pranet"
+    assert shard_set.manifest.made_from["data.crop"] == [4, 2, 36, 30]
+    subsets = {line["key"]: line["subset"] for line in read_lines(f"{private_uri(uri)}/keys.jsonl")}
+    for key, subset in subsets.items():
+        meta = shard_set.read(key).meta
+        assert (meta.crop, meta.padding, meta.subset) == ((4, 2, 36, 30), (0, 2, 0, 2), subset)
+    assert sorted(map(str, subsets.values())) == ["CVC-300"] * 2 + ["ETIS"] * 2 + ["None"] * 2
+    assert "laid out as pranet" in caplog.text and "ETIS 2" in caplog.text
+    with pytest.raises(UserError, match=r"data\.fit \('pad' there, 'crop' now\) differs"):
+        ingest(configure(tmp_path / "root", raw, crop=(4, 2, 36, 30), fit="crop"), demo=False)
+
+
+@pytest.mark.cluster
 def test_the_same_command_goes_on_and_then_says_done(
     cluster: None, source: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
