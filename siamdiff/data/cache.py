@@ -3,7 +3,8 @@
 import errno
 import fcntl
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -48,6 +49,31 @@ def cached(name: str) -> Iterator[Path]:
         raise
     except OSError as error:
         raise _unusable(place, error) from error
+
+
+def made_once(name: str, make: Callable[[Path], None], is_whole: Callable[[Path], bool]) -> Path:
+    """A folder of the cache, made by the first process of this node that asks for it; the others wait for it.
+
+    Args:
+        name: of the folder; another content needs another name.
+        make: fills the folder it is given. One that fails leaves nothing behind.
+        is_whole: whether the folder that is there is as it was made; a damaged one is made again.
+
+    Raises:
+        UserError: the cache cannot be written, or is full.
+    """
+    with cached(name) as folder:
+        if is_whole(folder):
+            return folder
+        partial = Path(f"{folder}.partial")  # of a process that was killed, unless it is gone
+        for leftover in (folder, partial):
+            shutil.rmtree(leftover, ignore_errors=True)
+        try:
+            make(partial)
+            partial.rename(folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        return folder
 
 
 def _unusable(place: Path, error: OSError) -> UserError:
