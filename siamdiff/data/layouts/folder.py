@@ -17,8 +17,8 @@ Stems = dict[str, list[str]]
 
 
 def fits(files: Files) -> bool:
-    """Whether there are images/ and masks/ outside of PraNet's folders."""
-    return all(_by_stem(files)) and not any(_is_pranet(path) for path in files)
+    """Whether there are image(s)/ and mask(s)/, and these not in PraNet's folders."""
+    return all(_by_stem(files)) and not fits_pranet(files)
 
 
 def fits_pranet(files: Files) -> bool:
