@@ -72,14 +72,14 @@ def randomised(network: Any) -> Any:
 def save_folder(folder: Path, parts: dict[str, Any], **options: Any) -> Path:
     """What a user of plain diffusers has: a pipeline's save_pretrained, with Stable Diffusion's own PNDM scheduler."""
     scheduler = PNDMScheduler(**SD15_SCHEDULE, skip_prk_steps=True, set_alpha_to_one=False, steps_offset=1)
-    pipeline = StableDiffusionPipeline(
-        **parts,
-        tokenizer=clip_tokenizer([]),
-        scheduler=scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+    others: Any = {
+        "tokenizer": clip_tokenizer([]),
+        "scheduler": scheduler,
+        "safety_checker": None,
+        "feature_extractor": None,
+        "requires_safety_checker": False,
+    }
+    pipeline = StableDiffusionPipeline(**parts, **others)
     pipeline.save_pretrained(folder, **options)
     return folder
 
