@@ -12,9 +12,9 @@ from infra.evaluate import evaluate
 from siamdiff import storage
 from siamdiff.config import Config
 from siamdiff.data.phantom import render_phantom
-from siamdiff.data.sample import Synthetic, make_sample
+from siamdiff.data.sample import Foreign, Synthetic, make_sample
 from siamdiff.data.shards import shard_name, tar_uri, write_shard
-from siamdiff.data.shardset import ShardSet, finish_set
+from siamdiff.data.shardset import ShardSet, finish_set, verify
 from siamdiff.errors import SiamdiffError, UserError
 from siamdiff.evaluation.distances import frechet_distance
 from siamdiff.evaluation.features import EfficientNetLite0
@@ -139,6 +139,69 @@ def test_an_evaluation_is_complete_and_made_once(ray, root, caplog):
         evaluate(configure(root, output=output, seed=5), demo=False)
 
 
+def write_folder(folder, count, has_masks=True, size=(48, 40), first=0):
+    """Another method's images as files; the last is a copy of the first."""
+    for index in range(count):
+        image, mask = render_phantom(seed=2, index=first + index % (count - 1), size=SIDE)
+        arrays = {"images": image, "masks": mask} if has_masks else {"": image}
+        for kind, array in arrays.items():
+            (folder / kind).mkdir(parents=True, exist_ok=True)
+            resized = Image.fromarray(array).resize(size, Image.Resampling.NEAREST)
+            resized.save(folder / kind / f"sample_{index}.png")
+    return str(folder)
+
+
+@pytest.mark.cluster
+def test_sets_of_any_origin_are_compared_in_one_table(ray, tmp_path, caplog):
+    root = str(tmp_path / "root")
+    real = write_real(storage.join(root, "data"))
+    ours = write_synthetic(storage.join(root, "synthetic", "plan"), real)
+    other = write_folder(tmp_path / "other", 6)
+    bare = write_folder(tmp_path / "bare", 4, has_masks=False, size=(SIDE, SIDE))
+    sets = {"ours": ours.uri, "twin": ours.uri, "Other Net": other, "bare": bare}
+    caplog.set_level(logging.INFO)
+    evaluate(configure(root, synthetic=sets), demo=False)
+
+    output = folder_of(root)
+    metrics = storage.read_json(storage.join(output, "metrics.json"))
+    results = metrics["results"]
+    assert [row["set"] for row in metrics["table"]] == ["Other Net", "bare", "ours", "twin"]
+    for field in ("figures", "mask_agreement", "shown"):
+        assert results["ours"][field] == results["twin"][field]
+    assert results["Other Net"]["figures"][0]["n_synthetic"] == 5
+    assert results["Other Net"]["left_out"] == {"exact duplicate": 1}
+    assert results["Other Net"]["source_sizes"] == {"48 x 40": 5}
+    assert "Other Net: 5 of 5 images were resized to 32 x 32 pixels" in metrics["warnings"]
+    assert results["bare"]["mask_agreement"] is None and results["bare"]["figures"][0]["n_synthetic"] == 3
+    assert "bare: its images came without masks: there is no mask agreement" in metrics["warnings"]
+    agreements = [results[name]["mask_agreement"] for name in ("ours", "Other Net")]
+    assert agreements[0]["real"] == agreements[1]["real"]  # one segmenter judges all
+    files = storage.list_files(output)
+    assert {f"contact_sheet-{name}.png" for name in ("Other_Net", "bare", "ours", "twin")} <= files.keys()
+    lines = storage.read_bytes(storage.join(output, "table.csv")).decode().splitlines()
+    assert len(lines) == 5 and lines[1].startswith("Other Net,5,")
+
+    described = metrics["sets"]["synthetic"]["Other Net"]
+    assert described["origin"] == {"method": "Other Net", "has_mask": True}
+    assert described["uri"].startswith(storage.join(root, "others", "Other_Net-"))
+    assert verify(described["uri"]) == []
+    made = ShardSet.open(described["uri"])
+    sample = made.read_encoded(made.keys()[0])
+    assert sample.meta.synthetic == Foreign(method="Other Net", has_mask=True)
+    assert made.manifest.kind == "synthetic" and made.row(sample.meta.key).parent is None
+
+    caplog.clear()
+    evaluate(configure(root, synthetic=dict(reversed(sets.items()))), demo=False)
+    assert "evaluated already" in caplog.text and "ingest " not in caplog.text
+    evaluate(configure(root, synthetic={"mine": ours.uri}, output=str(tmp_path / "one")), demo=False)
+    assert "features of 2 of 2 sets are there already" in caplog.text
+    alone = storage.read_json(str(tmp_path / "one" / "metrics.json"))["results"]["mine"]
+    assert (alone["figures"], alone["mask_agreement"]) == (
+        results["ours"]["figures"],
+        results["ours"]["mask_agreement"],
+    )
+
+
 @pytest.mark.cluster
 def test_a_damaged_shard_fails_with_one_line(ray, tmp_path):
     root = str(tmp_path)
@@ -176,3 +239,29 @@ def test_what_cannot_be_compared_is_the_users_mistake(tmp_path):
     single = write_real(str(tmp_path / "single"), counts={"train": 1})
     with pytest.raises(UserError, match="has 1 samples to compare"):
         evaluate(configure(root, real=single.uri), demo=False)
+
+
+def test_what_is_wrong_with_one_set_is_found_before_another_is_ingested(tmp_path):
+    root = str(tmp_path / "root")
+    real = write_real(storage.join(root, "data"), counts={"train": 2})
+    good = write_folder(tmp_path / "good", 3)
+    incomplete = write_synthetic(str(tmp_path / "incomplete"), real)
+    storage.delete(storage.join(incomplete.uri, "dataset.json"))
+    single = str(tmp_path / "single")
+    write_folder(tmp_path / "single", 2)
+    (tmp_path / "single" / "images" / "sample_1.png").unlink()
+    (tmp_path / "single" / "masks" / "sample_1.png").unlink()
+    (tmp_path / "texts" / "images").mkdir(parents=True)
+    (tmp_path / "texts" / "images" / "a.txt").write_text("none")
+    for bad, message in (
+        (str(tmp_path / "nothing"), "set z: .* does not exist or is empty"),
+        (str(tmp_path / "texts"), "set z: "),
+        (single, "set z: .* has 1 samples to compare"),
+        (incomplete.uri, "not a complete set"),
+        (real.uri, "is a real set"),
+        ("latest", "generate first"),
+    ):
+        with pytest.raises(UserError, match=message) as caught:
+            evaluate(configure(root, synthetic={"a": good, "z": bad}), demo=False)
+        assert "\n" not in str(caught.value)
+        assert storage.list_files(storage.join(root, "others")) == {}
