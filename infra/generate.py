@@ -23,7 +23,7 @@ from siamdiff.data.shardset import ShardSet, finish_set, verify
 from siamdiff.errors import SiamdiffError, UserError
 from siamdiff.model.folder import INFO, read_info
 from siamdiff.run import readable_seconds
-from siamdiff.sampling.plan import Plan, ShardPlan
+from siamdiff.sampling.plan import NO_MODEL, Plan, ShardPlan
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +32,7 @@ LOG_SECONDS = 5.0
 
 _NEEDED = {
     "model_digest",
+    "control",
     "data_digest",
     "resolution",
     "demo",
@@ -41,14 +42,21 @@ _NEEDED = {
 
 
 @dataclass(frozen=True)
+class TrainedModel:
+    """A trained model in the store."""
+
+    uri: str
+    info: dict[str, Any]  # its siamdiff.json
+
+
+@dataclass(frozen=True)
 class Job:
     """What is made, from what, and where."""
 
     plan: Plan
     keys: list[str]  # of the masks of every fold
     masks: ShardSet
-    model_uri: str
-    model_info: dict[str, Any]
+    model: TrainedModel | None  # None: the method takes none
     output: str
 
     @property
@@ -92,22 +100,14 @@ def _prepare(config: Config) -> Job:
     """Opens the inputs, checks that they fit, and claims the output for the plan."""
     settings = config.generate
     assert settings.masks and config.root, "resolve() comes first"
-    model = _model_of(config)
-    info = read_info(model)
-    if missing := _NEEDED - info.keys():
-        raise UserError(
-            f"{model} is not a trained model: its siamdiff.json lacks {', '.join(sorted(missing))}; "
-            "name the model/ folder of a finished run with --generate.model"
-        )
     masks = ShardSet.open(settings.masks)
-    resolution = masks.manifest.resolution
-    if resolution != info["resolution"]:
-        raise UserError(
-            f"the masks of {masks.uri} have {resolution} pixels a side, the model at {model} was trained with "
-            f"{info['resolution']}; both must be equal: ingest with --data.resolution {info['resolution']}, or name "
-            "another --generate.model"
-        )
-    plan = Plan.of(settings, masks=masks.digest, model=info["model_digest"], resolution=resolution)
+    model = None if settings.method == "copy-paste" else _model_for(config, masks)
+    plan = Plan.of(
+        settings,
+        masks=masks.digest,
+        model=model.info["model_digest"] if model else NO_MODEL,
+        resolution=masks.manifest.resolution,
+    )
     keys = plan.choose(masks.keys(settings.split))
     if not keys:
         raise UserError(
@@ -117,7 +117,31 @@ def _prepare(config: Config) -> Job:
     output = settings.output or storage.join(config.root, SYNTHETIC, plan.digest)
     _claim(output, plan)
     storage.write_bytes(storage.join(output, CONFIG), config.to_yaml().encode())
-    return Job(plan, keys, masks, model, info, output)
+    return Job(plan, keys, masks, model, output)
+
+
+def _model_for(config: Config, masks: ShardSet) -> TrainedModel:
+    """The model that is named, checked to fit the masks and the guide."""
+    uri = _model_of(config)
+    info = read_info(uri)
+    if missing := _NEEDED - info.keys():
+        raise UserError(
+            f"{uri} is not a trained model: its siamdiff.json lacks {', '.join(sorted(missing))}; "
+            "name the model/ folder of a finished run with --generate.model"
+        )
+    resolution = masks.manifest.resolution
+    if resolution != info["resolution"]:
+        raise UserError(
+            f"the masks of {masks.uri} have {resolution} pixels a side, the model at {uri} was trained with "
+            f"{info['resolution']}; both must be equal: ingest with --data.resolution {info['resolution']}, or name "
+            "another --generate.model"
+        )
+    if config.generate.guide == "mask+image" and info["control"] == "t2i-adapter":
+        raise UserError(
+            f"generate.guide is mask+image, but the model at {uri} has a T2I-Adapter, which was trained on masks "
+            "alone; give --generate.guide mask, or a model with a ControlNet"
+        )
+    return TrainedModel(uri, info)
 
 
 def _model_of(config: Config) -> str:
@@ -204,7 +228,7 @@ def _results(config: Config, job: Job, todo: list[ShardPlan], actors: int) -> It
             actor,
             fn_constructor_kwargs={
                 "plan": job.plan,
-                "model_uri": job.model_uri,
+                "model_uri": job.model.uri if job.model else "",
                 "output": job.output,
                 "device": "cuda" if config.cluster.gpus else "cpu",
                 "threads": config.cluster.threads,
@@ -277,20 +301,26 @@ def _refuse_leftovers(job: Job, names: Sequence[str], failures: dict[str, str]) 
 
 def _finish(config: Config, job: Job, names: Sequence[str], demo: bool) -> None:
     """Declares the set complete, reads it again, and points `latest.json` to it."""
-    masks, info = job.masks.manifest, job.model_info
+    masks, info = job.masks.manifest, job.model.info if job.model else {}
+    made_from: dict[str, Any] = {
+        "masks": {"uri": job.masks.uri, "digest": job.masks.digest},
+        "plan": {"digest": job.plan.digest} | job.plan.model_dump(mode="json"),
+    }
+    if job.model:
+        made_from["model"] = {
+            "uri": job.model.uri,
+            "digest": job.plan.model,
+            "data_digest": info["data_digest"],
+        }
     manifest = finish_set(
         job.output,
         names,
         kind="synthetic",
         resolution=job.plan.settings.resolution,
-        demo=demo or masks.demo or info["demo"],
-        license=_joined(masks.license, info["license"]),
-        permitted_use=_joined(masks.permitted_use, info["permitted_use"]),
-        made_from={
-            "masks": {"uri": job.masks.uri, "digest": job.masks.digest},
-            "model": {"uri": job.model_uri, "digest": job.plan.model, "data_digest": info["data_digest"]},
-            "plan": {"digest": job.plan.digest} | job.plan.model_dump(mode="json"),
-        },
+        demo=demo or masks.demo or info.get("demo", False),
+        license=_joined(masks.license, info.get("license", masks.license)),
+        permitted_use=_joined(masks.permitted_use, info.get("permitted_use", masks.permitted_use)),
+        made_from=made_from,
     )
     problems = verify(job.output)
     if manifest.count != job.count:

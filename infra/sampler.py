@@ -3,24 +3,22 @@
 import logging
 import os
 import pickle
-import shutil
 import time
-import uuid
 from pathlib import Path
 from typing import Any
 
-import ray
 import torch
 
 from infra import logs
 from infra.cluster import MAX_ATTEMPTS
 from infra.masks import SHARD_FAILURES, one_line
 from siamdiff import storage
-from siamdiff.data.cache import cached
+from siamdiff.data.cache import made_once
 from siamdiff.data.shards import write_shard
 from siamdiff.errors import SiamdiffError
 from siamdiff.model.base import folder_digest
 from siamdiff.model.folder import load_model, read_info
+from siamdiff.sampling.copies import PairCopier
 from siamdiff.sampling.plan import Plan
 from siamdiff.sampling.shard import ShardSampler
 
@@ -28,11 +26,12 @@ log = logging.getLogger(__name__)
 
 
 class SamplerActor:
-    """A model on one device, fed with one shard's masks at a time.
+    """A model on one device, fed with one shard's masks at a time; or a copier of real pairs.
 
     Args:
-        plan: what is sampled.
-        model_uri, output: where the model lies, where shards go.
+        plan: what is made.
+        model_uri: where the model lies; "" for a plan that takes none.
+        output: where shards go.
         device: "cpu" or "cuda".
         threads: of PyTorch; their number changes the last bits.
         attempts: handle of the `Attempts` actor.
@@ -47,8 +46,7 @@ class SamplerActor:
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.allow_tf32 = False  # float32 is what the marker says
         torch.backends.cuda.matmul.allow_tf32 = False
-        model = load_model(str(model_on_this_node(model_uri, plan.model)), device)
-        self.sampler = ShardSampler(model, plan)
+        self.sampler = _sampler(plan, model_uri, device)
         self.output = output
         self.attempts = attempts
 
@@ -56,6 +54,8 @@ class SamplerActor:
         """Samples and writes one shard: {name, count, seconds, error}."""
         started = time.monotonic()
         count, error = 0, row["error"]
+        import ray
+
         attempt: Any = ray.get(self.attempts.begin.remote(row["name"]))
         if not error and attempt > MAX_ATTEMPTS:
             error = f"its sampler died {MAX_ATTEMPTS} times; look for its last words in the log above"
@@ -73,6 +73,12 @@ class SamplerActor:
         return {"name": row["name"], "count": count, "seconds": time.monotonic() - started, "error": error}
 
 
+def _sampler(plan: Plan, model_uri: str, device: str) -> ShardSampler | PairCopier:
+    if plan.settings.method == "copy-paste":
+        return PairCopier()
+    return ShardSampler(load_model(str(model_on_this_node(model_uri, plan.model)), device), plan)
+
+
 def model_on_this_node(uri: str, digest: str) -> Path:
     """A local folder with the model `digest`: its own where it is local, else a copy that this node's actors share.
 
@@ -83,23 +89,16 @@ def model_on_this_node(uri: str, digest: str) -> Path:
     in_place = storage.local_path(uri)
     if in_place is not None:
         return in_place
-    with cached(f"models/{digest}") as folder:
-        if _holds(folder, digest):
-            return folder
-        shutil.rmtree(folder, ignore_errors=True)  # damaged
-        partial = folder.with_suffix(f".{uuid.uuid4().hex}")
+
+    def download(folder: Path) -> None:
         try:
-            storage.download_folder(uri, partial)
-            if not _holds(partial, digest):
-                raise SiamdiffError(
-                    f"the model at {uri} was replaced or damaged while the job ran; run it again"
-                )
-            partial.rename(folder)
+            storage.download_folder(uri, folder)
         except FileNotFoundError as error:
             raise SiamdiffError(f"the model at {uri} is gone; name another with --generate.model") from error
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-        return folder
+        if not _holds(folder, digest):
+            raise SiamdiffError(f"the model at {uri} was replaced or damaged while the job ran; run it again")
+
+    return made_once(f"models/{digest}", download, lambda folder: _holds(folder, digest))
 
 
 def _holds(folder: Path, digest: str) -> bool:

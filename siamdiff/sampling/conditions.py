@@ -1,4 +1,4 @@
-"""What the samples of a planned shard are made from: masks read from the mask set, and transformed where asked for.
+"""What the samples of a planned shard are made from: masks of the mask set, transformed where asked for; their images.
 
 Needs no model and imports no PyTorch, so that the processes that read start fast and stay small.
 """
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from siamdiff.data.sample import decode_mask
+from siamdiff.data.sample import EncodedSample, decode_mask
 from siamdiff.data.shardset import ShardSet
 from siamdiff.data.transforms import transform_mask
 from siamdiff.sampling.plan import Plan, ShardPlan, child_seed, sample_seed
@@ -26,10 +26,11 @@ class Condition:
     seed: int
     transform: dict[str, Any]
     mask: np.ndarray  # uint8 (H, W) in {0, 255}, transformed
+    real: EncodedSample | None = None  # the parent itself, where its image enters too
 
 
 def read_conditions(masks: ShardSet, plan: Plan, shard: ShardPlan) -> list[Condition]:
-    """The masks of a planned shard, read from the mask set and transformed where the fold asks for it, in order."""
+    """The masks of a planned shard in order, transformed where the fold asks for it, with images where these enter."""
     conditions = []
     for key in shard.mask_keys:
         parent = masks.read_encoded(key)
@@ -48,6 +49,7 @@ def read_conditions(masks: ShardSet, plan: Plan, shard: ShardPlan) -> list[Condi
                 seed=seed,
                 transform=transform,
                 mask=mask,
+                real=parent if plan.settings.takes_images else None,
             )
         )
     return conditions

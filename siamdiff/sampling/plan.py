@@ -13,9 +13,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from siamdiff.config import digest
-from siamdiff.sections import Generate, ImageFormat, Split, Transforms
+from siamdiff.sections import Generate, ImageFormat, Precision, Split, Transforms
 
 MaskKind = Literal["real", "random"]
+NO_MODEL = "copy-paste"  # what stands for the model's digest where none draws
 
 
 class Settings(BaseModel):
@@ -28,6 +29,10 @@ class Settings(BaseModel):
     fold_masks: tuple[MaskKind, ...]
     transforms: Transforms
     limit: int | None
+    method: Literal["model", "copy-paste"] = "model"
+    guide: Literal["mask", "mask+image"] = "mask"
+    image_weight: float = 1.0  # w_i, with guide mask+image
+    precision: Precision = "fp32"
     sampler: Literal["ddim"] = "ddim"
     steps: int
     guidance: float
@@ -36,6 +41,11 @@ class Settings(BaseModel):
     image_format: ImageFormat
     seed: int
     resolution: int  # of the mask set, pixels
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether the real images of the masks enter, not the masks alone."""
+        return self.method == "copy-paste" or self.guide == "mask+image"
 
 
 @dataclass(frozen=True)
@@ -55,7 +65,7 @@ class Plan(BaseModel):
 
     version: Literal[1] = 1  # raised when the same settings come to mean other samples
     masks: str  # digest of the mask set
-    model: str  # digest of the model
+    model: str  # digest of the model, or NO_MODEL
     settings: Settings
 
     @classmethod

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from siamdiff.data.sample import EncodedSample, Synthetic, content_key, make_sample
+from siamdiff.data.sample import EncodedSample, Synthetic, content_key, decode_image, make_sample
+from siamdiff.data.stream import image_tensor
 from siamdiff.errors import SiamdiffError
 from siamdiff.model.base import decode_latents, encode_prompts
 from siamdiff.model.folder import LoadedModel
@@ -20,12 +21,15 @@ from siamdiff.sampling.conditions import Condition
 from siamdiff.sampling.ddim import ddim_scheduler, initial_noise, sample
 from siamdiff.sampling.plan import Plan, child_seed
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
 
 class ShardSampler:
     """A model on a device, and the plan it samples for.
 
     Args:
-        model: trained networks; their device is where sampling runs.
+        model: trained networks in fp32, taken over: sampling runs on their device, and UNet and control are cast to the
+            plan's precision.
         plan: settings of sampling.
 
     Raises:
@@ -37,6 +41,9 @@ class ShardSampler:
             raise SiamdiffError(
                 "the model was replaced while the job ran; run the same command again for a new set"
             )
+        networks: list[torch.nn.Module] = [model.unet, model.control]
+        for network in networks:
+            network.to(DTYPES[plan.settings.precision])
         self.model = model
         self.plan = plan
         self.device = model.unet.device
@@ -84,8 +91,15 @@ class ShardSampler:
             torch.stack(noise).to(self.device),  # (B, 4, h, w)
             num_steps=settings.steps,
             guidance=settings.guidance,
+            image=self._real_images(batch) if settings.guide == "mask+image" else None,
+            image_weight=settings.image_weight,
         )
         return decode_latents(model.vae, z_0)  # (B, H, W, 3)
+
+    def _real_images(self, batch: Sequence[Condition]) -> Tensor:
+        """The real images of the masks, (B, 3, H, W) in [0, 1]."""
+        images = [image_tensor(decode_image(condition.real.image)) for condition in batch if condition.real]
+        return torch.stack(images).to(self.device)
 
     def _text(self, prompt: str) -> Tensor:
         """States of one prompt, (1, L, D); encoded alone, so that they are the same in any batch."""
@@ -114,11 +128,19 @@ class ShardSampler:
                 transform=condition.transform,
                 seed=condition.seed,
                 model_digest=self.plan.model,
-                sampler={
-                    "name": settings.sampler,
-                    "steps": settings.steps,
-                    "guidance": settings.guidance,
-                    "eta": 0.0,
-                },
+                sampler=self._sampler(),
             ),
         )
+
+    def _sampler(self) -> dict[str, Any]:
+        settings = self.plan.settings
+        weight = {"image_weight": settings.image_weight} if settings.guide == "mask+image" else {}
+        return {
+            "name": settings.sampler,
+            "steps": settings.steps,
+            "guidance": settings.guidance,
+            "eta": 0.0,
+            "precision": settings.precision,
+            "guide": settings.guide,
+            **weight,
+        }

@@ -189,6 +189,22 @@ def test_a_driver_killed_after_the_last_shard_is_finished_without_a_cluster(undi
 
 
 @pytest.mark.cluster
+def test_copy_paste_needs_no_model(ray, root, workplace):
+    output = str(workplace / "copies")
+    config = configure(
+        root, method="copy-paste", fold_masks=["real"], model=str(workplace / "none"), output=output
+    )
+    generate(config, demo=False)
+    copies, real = ShardSet.open(output), ShardSet.open(config.generate.masks)
+    assert verify(output) == [] and len(copies) == 20
+    assert (copies.manifest.license, copies.manifest.permitted_use) == ("CC-BY-4.0", "research")
+    assert copies.manifest.made_from.keys() == {"masks", "plan"}
+    assert copies.manifest.made_from["plan"]["model"] == "copy-paste"
+    for row in copies.index.to_pylist():
+        assert copies.read_encoded(row["key"]).image == real.read_encoded(row["parent"]).image
+
+
+@pytest.mark.cluster
 @pytest.mark.soak
 def test_actors_killed_again_and_again_give_the_same_bytes(undisturbed, workplace, root):
     output = str(workplace / "soaked")
@@ -293,7 +309,7 @@ def test_without_a_name_the_run_that_finished_last_is_taken(root):
     with pytest.raises(UserError, match=f"no model at {unnamed.run_uri()}/model"):
         _prepare(unnamed)
     storage.write_json(storage.join(root, "runs", "latest.json"), {"run": "a"})
-    assert _prepare(unnamed).model_uri == configure(root).generate.model
+    assert _prepare(unnamed).model.uri == configure(root).generate.model
     storage.delete(storage.join(root, "runs", "latest.json"))
 
 
@@ -301,6 +317,16 @@ def test_masks_of_another_size_than_the_models_are_refused(root, tmp_path):
     write_masks(str(tmp_path / "large"), 1, resolution=64)
     with pytest.raises(UserError, match=r"have 64 pixels a side, .* trained with 32"):
         generate(configure(root, masks=str(tmp_path / "large")), demo=False)
+
+
+def test_an_adapter_takes_no_images(root, workplace):
+    folder = workplace / "adapter"
+    masks = ShardSet.open(configure(root).generate.masks)
+    write_model(str(folder / "model"), folder / "base", masks, control="t2i-adapter")
+    settings = {"model": str(folder / "model"), "fold_masks": ["real"]}
+    assert _prepare(configure(root, **settings)).model.info["control"] == "t2i-adapter"
+    with pytest.raises(UserError, match=r"T2I-Adapter, which was trained on masks alone"):
+        generate(configure(root, **settings, guide="mask+image"), demo=False)
 
 
 def test_a_base_is_not_taken_for_a_trained_model(root, tmp_path):

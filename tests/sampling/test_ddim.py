@@ -1,5 +1,6 @@
 """DDIM sampling, held to diffusers' own pipeline."""
 
+import copy
 import logging
 from pathlib import Path
 
@@ -100,6 +101,64 @@ def test_one_dhi_pass_and_one_network_pass_a_step(guidance: float, batch: int) -
         handle.remove()
     assert dhi == [2]
     assert steps == [batch] * 8  # four steps, ControlNet and UNet
+
+
+@torch.no_grad()
+def test_guided_by_the_image_too_it_samples_with_the_mix() -> None:
+    """Eq. 5 by diffusers' own forward passes: c_m and c_i apart, each branch by itself."""
+    scheduler, w_i, z_t = ddim_scheduler(), 0.7, X_T
+    scheduler.set_timesteps(4)
+    for t in scheduler.timesteps:
+        eps = []
+        for text in (UNCOND.expand_as(INPUTS.text), INPUTS.text):
+            (down_m, middle_m), (down_i, middle_i) = (
+                MODEL.controlnet(z_t, t, text, hint, return_dict=False)
+                for hint in (INPUTS.mask, INPUTS.image)
+            )
+            eps += MODEL.unet(
+                z_t,
+                t,
+                text,
+                down_block_additional_residuals=[w_i * i + m for i, m in zip(down_i, down_m, strict=True)],
+                mid_block_additional_residual=w_i * middle_i + middle_m,
+                return_dict=False,
+            )
+        z_t = scheduler.step(eps[0] + 9 * (eps[1] - eps[0]), t, z_t).prev_sample
+    torch.testing.assert_close(draw_with_images(w_i), z_t, rtol=1e-4, atol=1e-4)
+
+
+def draw_with_images(image_weight: float, guidance: float = 9.0) -> Tensor:
+    return sample(
+        MODEL.unet, MODEL.controlnet, ddim_scheduler(), INPUTS.mask, INPUTS.text, UNCOND, X_T, 4, guidance,
+        image=INPUTS.image, image_weight=image_weight,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("guidance", [9.0, 1.0])
+def test_an_image_of_weight_0_changes_nothing(guidance: float) -> None:
+    torch.testing.assert_close(draw_with_images(0.0, guidance), draw(guidance), rtol=1e-4, atol=1e-4)
+
+
+def test_mask_and_image_pass_as_one_batch() -> None:
+    dhi, passes = [], []
+    handles = [
+        MODEL.controlnet.controlnet_cond_embedding.register_forward_hook(lambda *x: dhi.append(len(x[2]))),
+        MODEL.controlnet.controlnet_mid_block.register_forward_hook(lambda *x: passes.append(len(x[2]))),
+    ]
+    draw_with_images(1.0)
+    for handle in handles:
+        handle.remove()
+    assert dhi == [4] and passes == [8] * 4
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_networks_in_half_precision_on_a_trajectory_in_single(dtype: torch.dtype) -> None:
+    unet, controlnet = (copy.deepcopy(network).to(dtype) for network in (MODEL.unet, MODEL.controlnet))
+    arguments = (ddim_scheduler(), INPUTS.mask, INPUTS.text, UNCOND, X_T, 4)
+    z_0 = sample(unet, controlnet, *arguments)
+    assert z_0.dtype == torch.float32
+    whole, tolerance = draw(), 0.05 if dtype == torch.bfloat16 else 0.01
+    assert 0 < (z_0 - whole).std() < tolerance * whole.std()
 
 
 def test_initial_noise_is_a_function_of_the_whole_seed() -> None:

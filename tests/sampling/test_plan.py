@@ -29,8 +29,12 @@ def plan(masks="m" * 64, model="d" * 64, resolution=64, **settings):
         {"image_format": "jpg"},
         {"seed": 1},
         {"split": "val"},
+        {"fold_masks": ["real"], "method": "copy-paste"},
+        {"fold_masks": ["real"], "guide": "mask+image"},
+        {"image_weight": 0.5},
+        {"precision": "bf16"},
     ],
-    ids=lambda change: next(iter(change)),
+    ids=lambda change: list(change)[-1],
 )
 def test_what_changes_the_result_changes_the_digest(change):
     assert plan(**change).digest != plan().digest
@@ -46,6 +50,13 @@ def test_a_plan_survives_its_file():
     first = plan(fold_masks=["real", "random"], limit=3)
     again = Plan.model_validate_json(first.model_dump_json())
     assert again == first and again.digest == first.digest
+
+
+def test_a_plan_of_before_the_later_settings_is_one_with_their_defaults():
+    earlier = plan().model_dump(mode="json")
+    for name in ("method", "guide", "image_weight", "precision"):
+        del earlier["settings"][name]
+    assert Plan.model_validate(earlier) == plan()
 
 
 def test_shards_hold_every_mask_once_per_fold_in_the_order_of_keys():

@@ -1,9 +1,11 @@
 """The samples of a planned shard: what they are made from, and that nothing else changes them."""
 
+import copy
 import json
 
 import numpy as np
 import pytest
+import torch
 
 from siamdiff.data.sample import encode_mask
 from siamdiff.data.shards import build_tar
@@ -11,7 +13,8 @@ from siamdiff.data.transforms import apply
 from siamdiff.errors import SiamdiffError
 from siamdiff.model.folder import load_model
 from siamdiff.sampling.conditions import read_conditions
-from siamdiff.sampling.plan import Plan, sample_seed
+from siamdiff.sampling.copies import PairCopier
+from siamdiff.sampling.plan import NO_MODEL, Plan, sample_seed
 from siamdiff.sampling.shard import ShardSampler
 from siamdiff.sections import Generate
 from tests.tiny_model import RESOLUTION, write_masks, write_model
@@ -63,7 +66,9 @@ def test_a_sample_says_what_it_was_made_from(masks, model, plan_of):
         assert sample.meta.prompt == parent.meta.prompt
         assert (origin.fold, origin.seed) == (1, sample_seed(7, 1, origin.parent))
         assert origin.model_digest == model.info["model_digest"]
-        assert origin.sampler == {"name": "ddim", "steps": 3, "guidance": 9.0, "eta": 0.0}
+        assert origin.sampler == {
+            "name": "ddim", "steps": 3, "guidance": 9.0, "eta": 0.0, "precision": "fp32", "guide": "mask",
+        }  # fmt: skip
         assert encode_mask(apply(parent.mask, origin.transform)) == sample.mask
         decoded = sample.decode()
         assert decoded.image.shape == (RESOLUTION, RESOLUTION, 3) and decoded.image.std() > 1
@@ -116,6 +121,55 @@ def test_mask_prompt_and_guidance_change_the_image(masks, model, plan_of):
     assert not np.array_equal(image(prompt="something else"), as_it_is)
     assert not np.array_equal(image(seed=1), as_it_is)
     assert not np.array_equal(image(ShardSampler(model, plan_of(guidance=1.0))), as_it_is)
+
+
+def test_the_real_image_guides_where_it_may(masks, model, plan_of):
+    settings = {"fold_masks": ["real"], "guide": "mask+image"}
+    alone, half, whole = (
+        samples_of(plan_of(**changes), masks, model, 0)
+        for changes in ({"fold_masks": ["real"]}, {**settings, "image_weight": 0.5}, settings)
+    )
+    assert len({made[0].image for made in (alone, half, whole)}) == 3
+    assert {made[0].mask for made in (alone, half, whole)} == {alone[0].mask}
+    sampler = half[0].meta.synthetic.sampler
+    assert (sampler["guide"], sampler["image_weight"]) == ("mask+image", 0.5)
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("bf16", 24), ("fp16", 4)])
+def test_half_precision_is_recorded_and_near(masks, model, plan_of, precision, tolerance):
+    made = samples_of(plan_of(precision=precision), masks, copy.deepcopy(model), 0)
+    for half, whole in zip(made, samples_of(plan_of(), masks, model, 0), strict=True):
+        assert half.meta.synthetic.sampler["precision"] == precision
+        difference = np.abs(half.decode().image.astype(int) - whole.decode().image)
+        assert 0 < difference.max() <= tolerance and half.mask == whole.mask
+    made_by = ShardSampler(copy.deepcopy(model), plan_of(precision=precision)).made_by()
+    assert made_by["precision"] == {"bf16": "bfloat16", "fp16": "float16"}[precision]
+    assert model.unet.dtype == model.vae.dtype == torch.float32
+
+
+def test_copies_are_the_real_pairs_under_keys_of_their_own(masks):
+    settings = Generate(method="copy-paste", fold_masks=["real"], folds=2, shard_size=7)
+    plan = Plan.of(settings, masks=masks.digest, model=NO_MODEL, resolution=RESOLUTION)
+    made = [
+        list(PairCopier().samples(read_conditions(masks, plan, shard)))
+        for shard in plan.shards(plan.choose(masks.keys("train")))
+    ]
+    assert len({sample.meta.key for fold in made for sample in fold}) == 14
+    for fold, copies in enumerate(made):
+        for sample, parent in zip(copies, masks.keys("train"), strict=True):
+            real = masks.read_encoded(parent)
+            assert (sample.image, sample.mask) == (real.image, real.mask)
+            own = {"key": real.meta.key, "synthetic": None}
+            assert sample.meta.key != real.meta.key and sample.meta.model_copy(update=own) == real.meta
+            origin = sample.meta.synthetic
+            assert (origin.parent, origin.fold, origin.transform) == (parent, fold, {})
+            assert (origin.model_digest, origin.sampler) == ("copy-paste", {"name": "copy-paste"})
+
+
+@pytest.mark.parametrize("settings", [{"method": "copy-paste"}, {"guide": "mask+image"}])
+def test_a_transformed_mask_has_no_real_image(settings):
+    with pytest.raises(ValueError, match=r"give --generate\.fold_masks real"):
+        Generate(**settings, fold_masks=["real", "random"])
 
 
 def test_jpeg_where_asked_for(masks, model, plan_of):
