@@ -3,7 +3,8 @@
     python jobs/ingest.py --data.source MYFOLDER --root s3://bucket/polyps
     python jobs/ingest.py                                     # the demo: phantoms
 
-MYFOLDER holds images/ and masks/ with the same names, or is a .jsonl file of source, target, prompt.
+MYFOLDER holds images/ and masks/ with the same names, is laid out as PraNet's, ISIC's, nnU-Net's or Hugging Face's sets
+are (docs/ingest.md), or is a .jsonl file of source, target, prompt.
 """
 
 from infra.ingest import ingest
