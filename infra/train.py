@@ -46,6 +46,11 @@ def train(config: Config, demo: bool) -> None:
     with lease(uri) as held, Status(uri, total=config.train.steps).reporting() as status:
         assert config.data.uri
         shard_set = ShardSet.open(config.data.uri)
+        if shard_set.manifest.kind != "real":
+            raise UserError(
+                f"{config.data.uri} is a {shard_set.manifest.kind} set; training takes a real one: give the set that "
+                "ingest made with --data.uri"
+            )
         if shard_set.manifest.resolution != config.data.resolution:
             raise UserError(
                 f"{config.data.uri} holds images of {shard_set.manifest.resolution} pixels, data.resolution is "
