@@ -17,18 +17,42 @@ DEMO = Path(__file__).resolve().parents[1] / "jobs" / "configs" / "demo.yaml"
 log = logging.getLogger(__name__)
 
 
-def run(stage: Callable[[Config, bool], None], description: str, argv: list[str] | None = None) -> None:
+DRY_RUN = "--dry-run"
+ABOUT_DRY_RUN = f"""
+{DRY_RUN} prints parameters, memory per GPU, arithmetic, hours and cost, and does nothing else: no GPU, no download.
+"""
+
+
+def run(
+    stage: Callable[[Config, bool], None],
+    description: str,
+    argv: list[str] | None = None,
+    *,
+    costly: tuple[str, ...] = (),
+) -> None:
     """Runs one stage on the configuration of the command line and ends the process with its exit code.
 
     The stage gets the configuration and whether this is the demo (no --config, phantom data), which its outputs say.
+    `costly` names what --dry-run reckons, of "train" and "generate".
 
     Exit codes: 0 done (also: nothing to do), 2 the user's mistake, 1 everything else. The last line on stderr is the
     message; a traceback is shown only for a fault of our own.
     """
     logs.in_job()
+    given = sys.argv[1:] if argv is None else argv
     try:
-        config, is_default = load(sys.argv[1:] if argv is None else argv, DEMO, description)
+        dry = DRY_RUN in given and bool(costly)  # elsewhere it is an option like any other that is not known
+        config, is_default = load(
+            [argument for argument in given if not (dry and argument == DRY_RUN)],
+            DEMO,
+            description + (ABOUT_DRY_RUN if costly else ""),
+        )
         assert config.root
+        if dry:
+            from siamdiff.estimate.report import dry_run
+
+            sys.stdout.write(dry_run(config, costly))
+            return
         if is_default:
             what = (
                 "the demo experiment"

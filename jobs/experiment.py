@@ -10,4 +10,4 @@ from infra.experiment import experiment
 from infra.job import run
 
 if __name__ == "__main__":
-    run(experiment, __doc__ or "")
+    run(experiment, __doc__ or "", costly=("train", "generate"))

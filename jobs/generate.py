@@ -9,4 +9,4 @@ from infra.generate import generate
 from infra.job import run
 
 if __name__ == "__main__":
-    run(generate, __doc__ or "")
+    run(generate, __doc__ or "", costly=("generate",))

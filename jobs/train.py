@@ -9,4 +9,4 @@ from infra.job import run
 from infra.train import train
 
 if __name__ == "__main__":
-    run(train, __doc__ or "")
+    run(train, __doc__ or "", costly=("train",))

@@ -1,0 +1,124 @@
+"""The networks of a configuration on the meta device: shapes without content, nothing downloaded or read but JSON."""
+
+import importlib.resources
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from siamdiff.config import Config
+from siamdiff.errors import UserError
+from siamdiff.model import tiny
+from siamdiff.model.base import INFO, Base
+from siamdiff.model.build import build_model
+from siamdiff.model.dhi import HINT_CHANNELS
+from siamdiff.model.diffusion import SD15_SCHEDULE
+
+CONFIG = "config.json"
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A base and the module that is trained on it, on the meta device."""
+
+    base: Base
+    model: Any  # what build_model gives: .unet, .control, and the loss as its call
+    origin: str  # where the architecture is known from, in words
+
+    def parameters(self) -> dict[str, tuple[int, int]]:
+        """(all, trainable) parameters by network."""
+        networks = {
+            "unet": self.model.unet,
+            "control": self.model.control,
+            "vae": self.base.vae,
+            "text encoder": self.base.text_encoder,
+        }
+        frozen = {"vae", "text encoder"}
+        return {
+            name: (count(network), 0 if name in frozen else count(network, trainable=True))
+            for name, network in networks.items()
+        }
+
+
+def count(network: nn.Module, *, trainable: bool = False) -> int:
+    """Parameters of a network; of those, the ones that learn."""
+    return sum(p.numel() for p in network.parameters() if p.requires_grad or not trainable)
+
+
+def architecture(config: Config) -> Architecture:
+    """The networks that a resolved configuration will train or sample with.
+
+    A base that is not a folder on this machine (hub id, object store, single file) is taken to be Stable Diffusion
+    1.x, which is all that can be trained; `origin` says so.
+
+    Raises:
+        UserError: the base is a local folder without the configuration of its networks, or of another kind.
+    """
+    named = config.model.base
+    with torch.device("meta"):
+        if named == "tiny":
+            base, origin = _tiny(config.data.resolution), "tiny base"
+        elif Path(named).is_dir():
+            base, origin = _from_folder(Path(named)), str(named)
+        else:
+            base, origin = _sd1(), f"Stable Diffusion 1.x, which {named} is taken to be"
+        return Architecture(base, build_model(config, base), origin)
+
+
+def _tiny(resolution: int) -> Base:
+    return _base(
+        tiny.make_vae(resolution),
+        tiny.make_unet(resolution // 8),
+        tiny.make_text_encoder(),
+        tiny.HINT_CHANNELS,
+    )
+
+
+def _sd1() -> Base:
+    shipped = importlib.resources.files("siamdiff.model") / "sd1"
+    vae, unet, text_encoder = (
+        json.loads((shipped / f"{part}.json").read_text()) for part in ("vae", "unet", "text_encoder")
+    )
+    return _base(
+        AutoencoderKL(**vae), UNet2DConditionModel(**unet), CLIPTextModel(CLIPTextConfig(**text_encoder))
+    )
+
+
+def _from_folder(folder: Path) -> Base:
+    for part in ("vae", "unet", "text_encoder"):
+        if not (folder / part / CONFIG).is_file():
+            raise UserError(
+                f"base {folder} lacks {part}/{CONFIG}; give a whole folder in diffusers' layout, or model.base 'tiny'"
+            )
+    text = CLIPTextConfig.from_pretrained(folder / "text_encoder", local_files_only=True)
+    vae = cast(AutoencoderKL, AutoencoderKL.from_config(_config(folder / "vae")))
+    unet = UNet2DConditionModel.from_config(_config(folder / "unet"))
+    info = folder / INFO
+    widths = json.loads(info.read_text()).get("hint_channels") if info.is_file() else None
+    return _base(vae, cast(UNet2DConditionModel, unet), CLIPTextModel(text), tuple(widths or HINT_CHANNELS))
+
+
+def _config(part: Path) -> dict[str, Any]:
+    return json.loads((part / CONFIG).read_text())
+
+
+def _base(
+    vae: AutoencoderKL,
+    unet: UNet2DConditionModel,
+    text_encoder: CLIPTextModel,
+    hint_channels: tuple[int, ...] = HINT_CHANNELS,
+) -> Base:
+    return Base(
+        vae=vae,
+        unet=unet,
+        text_encoder=text_encoder,
+        tokenizer=cast(CLIPTokenizer, None),  # no prompt is read
+        scheduler=DDIMScheduler(**SD15_SCHEDULE),
+        folder=Path(),
+        hint_channels=hint_channels,
+    )
