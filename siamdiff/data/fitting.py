@@ -32,8 +32,10 @@ class Frame:
         """Image (H, W, 3) or mask (H, W), cropped and padded: (h, w, ...)."""
         left, top, right, bottom = self.crop
         before_x, before_y, after_x, after_y = self.padding
-        widths = [(before_y, after_y), (before_x, after_x), (0, 0)][: array.ndim]
-        return np.pad(array[top:bottom, left:right], widths)
+        part = array[top:bottom, left:right]
+        if not any(self.padding):
+            return part
+        return np.pad(part, [(before_y, after_y), (before_x, after_x), (0, 0)][: array.ndim])
 
 
 def frame_pair(image: np.ndarray, mask: np.ndarray, data: Data) -> Frame:

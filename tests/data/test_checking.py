@@ -7,7 +7,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from siamdiff.data.checking import Fault, binarize, check_pair, decode_raw, resize_image, resize_mask, to_rgb
+from siamdiff.data.checking import (
+    Fault,
+    binarize,
+    check_pair,
+    decode_raw,
+    resize_image,
+    resize_mask,
+    select_labels,
+    to_rgb,
+)
+from siamdiff.data.layouts.pairs import Labels
 from siamdiff.data.sample import pixel_key
 from tests.data.raw_folders import image, mask
 
@@ -182,6 +192,49 @@ def test_unclear_masks_are_faults(picture: Image.Image, kind: str, reason: str) 
     with pytest.raises(Fault) as fault:
         coding_of(picture, kind)
     assert fault.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("picture", "kind"),
+    [
+        (labels(1, 2), "PNG"),
+        (labels(1, 2).convert("RGB"), "PNG"),
+        (palette([0, 0, 0, 9, 99, 9, 200, 0, 0]), "PNG"),
+        (Image.fromarray(np.array(labels(1, 2)).astype(np.uint16)), "TIFF"),
+        (labels(255).convert("1"), "PNG"),
+    ],
+    ids=["8 bit", "RGB", "palette", "16 bit", "1 bit"],
+)
+def test_labels_are_numbers_however_they_are_saved(picture: Image.Image, kind: str) -> None:
+    chosen = Labels(lesion=(1,), known=(0, 1, 2))
+    binary, coding = select_labels(decode_raw(encoded(picture, kind), "mask"), chosen)
+    assert coding == "labels" and binary.dtype == np.uint8
+    assert np.array_equal(binary, np.where(np.array(labels(1)) > 0, 255, 0))
+
+
+@pytest.mark.parametrize(
+    ("picture", "kind", "reason"),
+    [
+        (labels(1, 7), "PNG", "mask holds unknown labels"),
+        (labels(255), "PNG", "mask holds unknown labels"),
+        (labels(1), "JPEG", "mask holds labels in a JPEG"),
+        (image(3), "PNG", "mask is in colour"),
+        (labels(1, 3), "PNG", "mask is partly ignored"),
+    ],
+)
+def test_labels_that_are_not_those_described_are_faults(picture: Image.Image, kind: str, reason: str) -> None:
+    with pytest.raises(Fault) as fault:
+        select_labels(decode_raw(encoded(picture, kind), "mask"), Labels((1,), (0, 1, 3), ignored=3))
+    assert fault.value.reason == reason
+
+
+def test_planes_are_grey_and_of_one_size() -> None:
+    red, green, blue = (encoded(plane) for plane in image(1).split())
+    assert np.array_equal(check_pair(red, encoded(mask()), [green, blue]).image, np.array(image(1)))
+    with pytest.raises(Fault, match="image of other channels"):
+        check_pair(red, encoded(mask()), [green, encoded(image(1))])
+    with pytest.raises(Fault, match="differ in size"):
+        check_pair(red, encoded(mask()), [green, encoded(image(1, 20, 20).convert("L"))])
 
 
 def test_one_percent_of_grey_is_the_limit() -> None:

@@ -6,13 +6,16 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
+from siamdiff.commandline import load
 from siamdiff.data.checking import Fault
 from siamdiff.data.fitting import Frame, field_of_view, frame_pair
 from siamdiff.data.pairing import scan
 from siamdiff.data.raw import Plan, Planned, encode, examine, make_plan
+from siamdiff.errors import UserError
 from siamdiff.sections import Box, Data
 from tests.data.raw_folders import image, make_folder, mask
 
+DEMO = Path(__file__).parents[2] / "jobs/configs/demo.yaml"
 FIELD: Box = (180, 40, 600, 460)
 
 
@@ -124,6 +127,29 @@ def test_a_lesion_that_is_cropped_away_is_a_fault() -> None:
         assert fault.value.reason == "lesion is cropped away"
     part = lesion((500, 400, 640, 480))
     assert frame_pair(scene(), part, settings(fit="crop")).cut(part).any()
+
+
+@pytest.mark.parametrize(
+    ("given", "crop"),
+    [("auto", "auto"), ("none", "none"), ("10,20,300,400", (10, 20, 300, 400)), ("[1,2,3,4]", (1, 2, 3, 4))],
+)
+def test_a_crop_on_the_command_line(given: str, crop: object) -> None:
+    assert load(["--data.crop", given], DEMO, "")[0].data.crop == crop
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("middle", "must be none, auto or left,top,right,bottom"),
+        ("1,2,3", "must be none, auto or left,top,right,bottom"),
+        ("1,2,x,4", "must be none, auto or left,top,right,bottom"),
+        ("5,0,5,9", "left must be below right"),
+        ("-1,0,5,9", "none below 0"),
+    ],
+)
+def test_a_crop_that_is_none_is_one_line(given: str, message: str) -> None:
+    with pytest.raises(UserError, match=rf"data\.crop = .*: .*{message}"):
+        load([f"--data.crop={given}"], DEMO, "")
 
 
 def plan_of(data: Data) -> tuple[Plan, list[Planned]]:

@@ -9,7 +9,15 @@ import pytest
 import webdataset
 
 from siamdiff import storage
-from siamdiff.data.sample import EncodedSample, Synthetic, content_key, decode_image, decode_mask, make_sample
+from siamdiff.data.sample import (
+    EncodedSample,
+    SampleMeta,
+    Synthetic,
+    content_key,
+    decode_image,
+    decode_mask,
+    make_sample,
+)
 from siamdiff.data.shards import finished_shards, index_tar, read_marker, read_shard, tar_uri, write_shard
 from siamdiff.errors import SiamdiffError
 
@@ -32,6 +40,12 @@ def sample(seed: int, split: str = "train", image_format: str = "png", side: int
 def samples(count: int, split: str = "train") -> list[EncodedSample]:
     start = {"train": 0, "val": 1000, "test": 2000}[split]
     return [sample(start + i, split) for i in range(count)]
+
+
+def test_what_came_later_may_be_missing_in_sets_made_before() -> None:
+    meta = sample(0).meta
+    old = meta.model_dump(mode="json", exclude={"subset", "crop", "padding"})
+    assert SampleMeta.model_validate(old) == meta
 
 
 def test_png_keeps_every_pixel_and_jpeg_nearly() -> None:

@@ -24,7 +24,9 @@ class _Layout:
 
 LAYOUTS = {
     "folder": _Layout(folder.fits, folder.find, "images/ and masks/"),
-    "pranet": _Layout(folder.fits_pranet, folder.find_pranet, "TrainDataset/ or TestDataset/ with these"),
+    "pranet": _Layout(
+        folder.fits_pranet, folder.find_pranet, "TrainDataset/ or TestDataset/ with image(s)/ and mask(s)/"
+    ),
     "isic": _Layout(isic.fits, isic.find, "ISIC_*.jpg and ISIC_*_segmentation.png"),
     "nnunet": _Layout(nnunet.fits, nnunet.find, "imagesTr/ and labelsTr/"),
     "huggingface": _Layout(

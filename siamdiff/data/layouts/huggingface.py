@@ -81,7 +81,13 @@ def _rows(uri: str, content: bytes) -> list[dict[str, Any]]:
             case "jsonl":
                 rows = [json.loads(line) for line in content.decode().splitlines() if line.strip()]
             case _:
-                rows = pq.ParquetFile(io.BytesIO(content)).read(use_threads=False).to_pylist()
+                table = pq.ParquetFile(io.BytesIO(content))
+                texts = [
+                    field.name
+                    for field in table.schema_arrow
+                    if field.type in (pa.string(), pa.large_string())
+                ]
+                rows = table.read(texts, use_threads=False).to_pylist()
     except (ValueError, csv.Error, pa.ArrowException) as error:
         raise UserError(f"{uri} cannot be read ({' '.join(str(error).split())}); repair it") from None
     if not all(isinstance(row, dict) for row in rows):
