@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from siamdiff import storage
+from siamdiff.model import sources
 from siamdiff.presets import expand
 from siamdiff.sections import (
     FOR_IMAGES,
@@ -106,10 +107,13 @@ class Config(BaseSettings):
                 "permitted_use": self.data.permitted_use or use,
             }
         )
-        base = self.model.base if self.model.base == "tiny" else storage.normalize(self.model.base)
-        resolved = self.model_copy(
-            update={"root": root, "data": data, "model": self.model.model_copy(update={"base": base})}
+        model = self.model.model_copy(
+            update={
+                "base": sources.normalize(self.model.base),
+                "parts": self.model.parts and sources.normalize(self.model.parts),
+            }
         )
+        resolved = self.model_copy(update={"root": root, "data": data, "model": model})
         run = self.train.run or resolved.derived_run()
         generate = self.generate.model_copy(
             update={

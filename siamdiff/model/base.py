@@ -20,10 +20,12 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from siamdiff.errors import UserError
+from siamdiff.model.controlnet import FOREIGN_OPTIONS
 from siamdiff.model.dhi import HINT_CHANNELS
+from siamdiff.model.sources import INFO, PARTS
+from siamdiff.model.weights import read_weights, some
 
-INFO = "siamdiff.json"
-PARTS = ("vae", "unet", "text_encoder", "tokenizer", "scheduler")
+NETWORKS: dict[str, Any] = {"vae": AutoencoderKL, "unet": UNet2DConditionModel, "text_encoder": CLIPTextModel}
 VAE_FACTOR = 8  # pixels per latent cell and axis; DHI's three patch merges assume it
 
 T = TypeVar("T")
@@ -42,33 +44,47 @@ class Base:
     hint_channels: tuple[int, ...]  # DHI's widths; the paper's unless the base names its own
 
 
-def load_base(folder: str) -> Base:
+def load_base(folder: str, name: str | None = None) -> Base:
     """Loads a base from a local folder; no network, safetensors only, every weight accounted for.
+
+    Weights in fp32 are mapped from their files: they take memory once on a node, whatever the number of processes.
+
+    Args:
+        folder: in diffusers' layout.
+        name: of the base in messages, where it lies elsewhere than the user said [the folder].
 
     Raises:
         UserError: a part is missing, unreadable, lacks weights or has too many, or the parts do not fit each other
             or the method (noise prediction, 8x VAE).
     """
     root = Path(folder)
-    _check_layout(root)
-    vae, unet = _load_network(AutoencoderKL, root, "vae"), _load_network(UNet2DConditionModel, root, "unet")
-    # transformers would else keep the file's precision, diffusers does not
-    text_encoder = _load_network(CLIPTextModel, root, "text_encoder", dtype=torch.float32)
+    source = _Source(root, name or folder)
+    _check_layout(source)
     base = Base(
-        vae=vae,
-        unet=unet,
-        text_encoder=text_encoder,
-        tokenizer=_read(
-            root, "tokenizer", lambda path: CLIPTokenizer.from_pretrained(path, local_files_only=True)
+        **{part: source.network(part) for part in NETWORKS},
+        tokenizer=source.read(
+            "tokenizer", lambda path: CLIPTokenizer.from_pretrained(path, local_files_only=True)
         ),
-        scheduler=_read(root, "scheduler", _load_scheduler),
+        scheduler=source.read("scheduler", _load_scheduler),
         folder=root,
         hint_channels=_hint_channels(root),
     )
-    _check_fit(base)
-    for network in (vae, unet, text_encoder):
+    _check_fit(base, source.name)
+    networks: list[torch.nn.Module] = [base.vae, base.unet, base.text_encoder]
+    for network in networks:
         network.eval()
     return base
+
+
+def convert_pickled(part: Path, target: Path) -> None:
+    """Writes a part of a base whose weights are pickles (`*.bin`) anew, as safetensors.
+
+    Raises:
+        UserError: code in a pickle, which is not run; missing or unexpected weights.
+    """
+    for file in sorted(part.glob("*.bin")):
+        read_weights(file)
+    _Source(part.parent, str(part.parent)).network(part.name, use_safetensors=False).save_pretrained(target)
 
 
 def folder_digest(folder: Path) -> str:
@@ -147,44 +163,59 @@ def decode_latents(vae: AutoencoderKL, z_0: Tensor) -> np.ndarray:
     return levels.permute(0, 2, 3, 1).cpu().numpy()  # (B, H, W, 3)
 
 
-def _check_layout(root: Path) -> None:
+@dataclass(frozen=True)
+class _Source:
+    """A folder in diffusers' layout, and what the user calls it."""
+
+    root: Path
+    name: str
+
+    def read(self, part: str, load: Callable[[Path], T]) -> T:
+        """Runs a library's loader on a part; its failures become one line."""
+        try:
+            return load(self.root / part)
+        except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise UserError(
+                f"base {self.name}: {part}/ cannot be loaded ({reason}); give a whole folder in diffusers' layout, "
+                "weights as .safetensors; if this one was downloaded, fetch it again"
+            ) from error
+
+    def network(self, part: str, use_safetensors: bool = True) -> Any:
+        """A network with all its weights, no more and no fewer."""
+        kind = NETWORKS[part]
+        # transformers would else keep the file's precision, diffusers does not
+        options = {"dtype": torch.float32} if part == "text_encoder" else {}
+        network, info = self.read(
+            part,
+            lambda path: kind.from_pretrained(
+                path,
+                local_files_only=True,
+                use_safetensors=use_safetensors,
+                output_loading_info=True,
+                **options,
+            ),
+        )
+        for fault in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+            if names := {str(name) for name in info[fault]}:
+                raise UserError(
+                    f"base {self.name}: {part}/ has {len(names)} {fault.replace('_', ' ')} ({some(names)}); weights "
+                    f"and config.json must be of the same {kind.__name__}"
+                )
+        return network
+
+
+def _check_layout(source: _Source) -> None:
+    root = source.root
     present = sorted(path.name for path in root.iterdir()) if root.is_dir() else []
     missing = [part for part in PARTS if not (root / part).is_dir()]
     if missing:
         found = ", ".join(present[:10]) or "nothing"
         raise UserError(
-            f"base {root} lacks {', '.join(name + '/' for name in missing)} (there: {found}); give a Stable Diffusion "
-            f"folder in diffusers' layout with {', '.join(name + '/' for name in PARTS)}, or model.base 'tiny'"
+            f"base {source.name} lacks {', '.join(name + '/' for name in missing)} (there: {found}); give a Stable "
+            f"Diffusion folder in diffusers' layout with {', '.join(name + '/' for name in PARTS)}, or the folder that "
+            "has the rest as model.parts"
         )
-
-
-def _read(root: Path, part: str, load: Callable[[Path], T]) -> T:
-    """Runs a library's loader on a part; its failures become one line."""
-    try:
-        return load(root / part)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(
-            f"base {root}: {part}/ cannot be loaded ({reason}); give a whole folder in diffusers' layout, "
-            "weights as .safetensors"
-        ) from error
-
-
-def _load_network(kind: Any, root: Path, part: str, **options: Any) -> Any:
-    network, info = _read(
-        root,
-        part,
-        lambda path: kind.from_pretrained(
-            path, local_files_only=True, use_safetensors=True, output_loading_info=True, **options
-        ),
-    )
-    for fault in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if names := sorted(str(name) for name in info[fault]):
-            raise UserError(
-                f"base {root}: {part}/ has {len(names)} {fault.replace('_', ' ')} ({', '.join(names[:3])}"
-                f"{', ...' if len(names) > 3 else ''}); weights and config.json must be of the same {kind.__name__}"
-            )
-    return network
 
 
 def _load_scheduler(path: Path) -> DDIMScheduler:
@@ -200,7 +231,7 @@ def _hint_channels(root: Path) -> tuple[int, ...]:
     return tuple(named) if named else tuple(HINT_CHANNELS)
 
 
-def _check_fit(base: Base) -> None:
+def _check_fit(base: Base, name: str) -> None:
     """Raises UserError for the first of the conditions below that does not hold."""
     vae, unet, text = base.vae.config, base.unet.config, base.text_encoder.config
     length = base.tokenizer.model_max_length
@@ -227,9 +258,10 @@ def _check_fit(base: Base) -> None:
             "the method's eps loss",
         ),
     ]
-    for name, value, needed, meaning in conditions:
+    conditions += [(f"unet {option}", unet[option], None, "unset as in 1.x") for option in FOREIGN_OPTIONS]
+    for what, value, needed, meaning in conditions:
         if value != needed:
             raise UserError(
-                f"base {base.folder}: {name} is {value}, must be {needed} ({meaning}); "
+                f"base {name}: {what} is {value}, must be {needed} ({meaning}); "
                 "give a base of Stable Diffusion 1.x's kind, whose parts belong together"
             )

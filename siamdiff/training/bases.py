@@ -1,31 +1,41 @@
-"""Where a run's base comes from: a folder that is given, or a tiny one made once from the data."""
+"""A run's base: one that is given (siamdiff.model.sources), or a tiny one made once from the data."""
 
 import logging
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from siamdiff import storage
 from siamdiff.config import Config, digest
 from siamdiff.data.shardset import ShardSet
-from siamdiff.errors import UserError
+from siamdiff.model import sources
+from siamdiff.model.base import load_base
+from siamdiff.model.sources import INFO, TINY
 from siamdiff.model.tiny import make_tiny_base
 from siamdiff.run import InUseError, Lease, lease
 
 log = logging.getLogger(__name__)
 
-INFO = "siamdiff.json"  # written last: a base without it is not whole
+PINNED, BASE_FIELD = "pinned.json", "digest of base"  # of a run, see siamdiff.run.pin
+_AND_PARTS = "; parts "
 WAIT_SECONDS = 5.0
 MAX_IMAGES = 2048  # as many as its short training can look at
 
 
 def base_uri(config: Config, data_digest: str) -> str:
-    """The folder of the base in diffusers' layout; for `tiny`, ROOT/bases/tiny-DIGEST of all it is made from."""
-    if config.model.base != "tiny":
-        return config.model.base
+    """The base, named by its content: a hub id with its commit; for `tiny`, ROOT/bases/tiny-DIGEST of what makes it.
+
+    A hub id without revision means, for a run that began, the commit that the run began with.
+
+    Raises:
+        UserError: the hub does not know the model, or cannot be reached and the model is not in this machine's cache.
+    """
+    if config.model.base != TINY:
+        return _pinned_commit(config) or sources.resolved(config.model.base)
     assert config.root
     model = config.model
     made_from = {
@@ -39,26 +49,63 @@ def base_uri(config: Config, data_digest: str) -> str:
     return storage.join(config.root, "bases", f"tiny-{digest(made_from)[:16]}")
 
 
-def prepare_base(config: Config) -> str:
-    """Makes the tiny base unless it is there; checks that another base exists.
+def _pinned_commit(config: Config) -> str | None:
+    try:
+        pinned = storage.read_json(storage.join(config.run_uri(), PINNED))[BASE_FIELD]
+    except (FileNotFoundError, KeyError):
+        return None
+    base = pinned.partition(_AND_PARTS)[0]
+    return base if base.startswith(f"{config.model.base}@") else None
 
-    Returns:
-        The base's URI.
+
+def identity(config: Config, uri: str) -> str:
+    """What a run is pinned to: the tiny base's URI, which names all it is made from; else what the base's content is.
+
+    Raises:
+        UserError: nothing lies there.
+    """
+    if config.model.base == TINY:
+        return uri
+    parts = config.model.parts
+    return sources.identity(uri) + (
+        f"{_AND_PARTS}{sources.identity(sources.resolved(parts))}" if parts else ""
+    )
+
+
+@contextmanager
+def open_base(config: Config, uri: str) -> Iterator[Path]:
+    """A local folder with the base, fetched or made once per node, for `load_base` while the block runs.
+
+    Args:
+        config: resolved configuration.
+        uri: of `base_uri`.
+
+    Raises:
+        UserError: see siamdiff.model.sources.opened.
+    """
+    with sources.opened(uri, config.model.parts) as folder:
+        yield folder
+
+
+def prepare_base(config: Config) -> str:
+    """Makes the tiny base unless it is there; fetches another one to this node and checks all of it.
 
     Where another process makes the same tiny base right now, its end is waited for.
 
+    Returns:
+        The base's URI, see `base_uri`.
+
     Raises:
-        UserError: nothing lies at the base that was given.
+        UserError: the base that was given is not there, not whole, or does not fit the method.
     """
+    if config.model.base != TINY:
+        uri = base_uri(config, "")
+        with open_base(config, uri) as folder:
+            load_base(str(folder), name=config.model.base)
+        return uri
     assert config.data.uri
     shard_set = ShardSet.open(config.data.uri)
     uri = base_uri(config, shard_set.digest)
-    if config.model.base != "tiny":
-        if not storage.list_files(uri):
-            raise UserError(
-                f"no base at {uri}; give a folder in diffusers' layout with --model.base, or 'tiny'"
-            )
-        return uri
     while not _is_whole(uri):
         try:
             with lease(uri) as held:
@@ -72,7 +119,7 @@ def prepare_base(config: Config) -> str:
 
 
 def _is_whole(uri: str) -> bool:
-    return storage.exists(storage.join(uri, INFO))
+    return storage.exists(storage.join(uri, INFO))  # written last
 
 
 def _make(config: Config, shard_set: ShardSet, uri: str, held: Lease) -> None:
@@ -96,11 +143,6 @@ def _make(config: Config, shard_set: ShardSet, uri: str, held: Lease) -> None:
         held.check()
         storage.upload_folder(uri, folder)
         storage.write_bytes(storage.join(uri, INFO), info)
-
-
-def identity(config: Config, uri: str) -> Any:
-    """What a run is pinned to: the tiny base's URI, which names all it is made from; else files and sizes."""
-    return uri if config.model.base == "tiny" else [uri, storage.list_files(uri)]
 
 
 def _report(part: str, step: int, steps: int, loss: float) -> None:

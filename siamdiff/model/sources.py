@@ -1,0 +1,300 @@
+"""Where a base comes from: a model hub, a folder in diffusers' layout or a single file, on a disk or in an S3 store.
+
+Whatever it is, `opened` gives a local folder in diffusers' layout with safetensors, made or fetched once per node.
+diffusers and transformers map such files into memory: the processes of a node share the pages.
+"""
+
+import hashlib
+import logging
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from siamdiff import storage
+from siamdiff.data.cache import made_once
+from siamdiff.errors import SiamdiffError, UserError
+
+log = logging.getLogger(__name__)
+
+TINY = "tiny"
+INFO = "siamdiff.json"
+PARTS = ("vae", "unet", "text_encoder", "tokenizer", "scheduler")
+FILES = (".safetensors", ".ckpt", ".pth", ".pt")  # single files
+KINDS = (
+    "a hub id such as stable-diffusion-v1-5/stable-diffusion-v1-5, a folder in diffusers' layout (local or s3://), "
+    "a Stable Diffusion 1.x file (.safetensors, .ckpt, .pth, .pt), or 'tiny'"
+)
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_LISTING = ".listing.json"  # hidden, so no part of a folder's digest
+
+
+def normalize(base: str) -> str:
+    """The canonical form of a base: 'tiny', a hub id as it is, else an absolute path or URI.
+
+    What lies at a local path goes before a hub id of the same spelling.
+
+    Raises:
+        UserError: neither a path nor a URI that can be used.
+    """
+    if base == TINY:
+        return base
+    if _is_hub_id(base) and not Path(base).expanduser().exists():
+        return base
+    return storage.normalize(base)
+
+
+def is_single_file(base: str) -> bool:
+    """Whether a normalized base is a file of weights, by its suffix."""
+    return base.lower().endswith(FILES) and not _is_hub_id(base)
+
+
+def resolved(base: str) -> str:
+    """A normalized base that names its content: a hub id with the commit that it stands for now.
+
+    Raises:
+        UserError: the hub has no such model, or cannot be reached and the model is not in this machine's cache.
+    """
+    if not _is_hub_id(base):
+        return base
+    repository, _, revision = base.partition("@")
+    if _COMMIT.fullmatch(revision):
+        return base
+    from huggingface_hub import hf_hub_download
+
+    with _hub_explained(base):
+        index = hf_hub_download(repository, "model_index.json", revision=revision or None)
+    return f"{repository}@{Path(index).parent.name}"
+
+
+def identity(base: str) -> str:
+    """What a normalized, resolved base holds: commit, or hash of the content (in a store: of names, sizes, versions).
+
+    Raises:
+        UserError: nothing lies there.
+    """
+    if _is_hub_id(base):
+        return base
+    path = storage.local_path(base)
+    if path is None:
+        return f"versions {_digest(_versions(base))}"
+    if path.is_file():
+        return f"sha256 {storage.file_sha256(path)}"
+    files = [file for part in PARTS for file in _files(path / part)]
+    _require(base, bool(files))
+    return f"sha256 {_digest([[str(file.relative_to(path)), storage.file_sha256(file)] for file in files])}"
+
+
+@contextmanager
+def opened(base: str, supplied: str | None = None) -> Iterator[Path]:
+    """A local folder with the five parts of a base, in diffusers' layout and safetensors, while the block runs.
+
+    Args:
+        base: normalized; a hub id best resolved, so that every node takes the same commit.
+        supplied: normalized folder or hub id that supplies whole parts which the base lacks.
+
+    Raises:
+        UserError: nothing lies there, it is not whole, it is a pickle with code, the hub cannot be reached.
+    """
+    extra = _folder(supplied) if supplied else None
+    if is_single_file(base):
+        yield _unpacked(base, extra)
+        return
+    folder = _folder(base)
+    places = {}
+    for part in PARTS:
+        place = folder / part
+        if not place.is_dir() and extra and (extra / part).is_dir():
+            place = extra / part
+        if place.is_dir():
+            places[part] = _safe(place)
+    if all(place.parent == folder for place in places.values()):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="siamdiff-base-") as temporary:
+        joined = Path(temporary)
+        for part, place in places.items():
+            (joined / part).symlink_to(place)
+        if (folder / INFO).is_file():
+            (joined / INFO).symlink_to(folder / INFO)
+        yield joined
+
+
+def _is_hub_id(base: str) -> bool:
+    return bool(_HUB_ID.fullmatch(base)) and not base.lower().endswith(FILES)
+
+
+def _require(base: str, there: bool) -> None:
+    if not there:
+        raise UserError(f"no base at {base}; give {KINDS}, with --model.base")
+
+
+def _folder(base: str) -> Path:
+    """The local folder of a base that is not a single file."""
+    if _is_hub_id(base):
+        return _from_hub(base)
+    path = storage.local_path(base)
+    if path is None:
+        return _from_store(base)
+    _require(base, path.exists())
+    if not path.is_dir():
+        raise UserError(f"base {base} is a file of another kind than {', '.join(FILES)}; give {KINDS}")
+    return path
+
+
+def _from_hub(base: str) -> Path:
+    """The snapshot in the hub's cache, downloaded by diffusers where it is not there (locked: once per node)."""
+    from diffusers import StableDiffusionPipeline
+
+    repository, _, revision = resolved(base).partition("@")
+    with _hub_explained(base):
+        folder = StableDiffusionPipeline.download(
+            repository, revision=revision, safety_checker=None, feature_extractor=None, image_encoder=None
+        )
+    return Path(folder)
+
+
+@contextmanager
+def _hub_explained(base: str) -> Iterator[None]:
+    """Turns what the hub's client raises into one line that says what to do."""
+    from huggingface_hub import errors
+
+    unreachable = (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled)
+    try:
+        yield
+    except errors.GatedRepoError as error:
+        raise UserError(
+            f"base {base}: the hub wants its licence accepted, on the model's page, and a token; set HF_TOKEN to yours"
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise UserError(
+            f"base {base}: the hub has no such model, or only for others' tokens; give {KINDS}"
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise UserError(
+            f"base {base}: the model has no such revision; give a branch, a tag or a commit"
+        ) from error
+    except unreachable as error:
+        raise _offline(base) from error
+    except errors.EntryNotFoundError as error:
+        raise UserError(
+            f"base {base} is not in diffusers' layout (no model_index.json); download its single file and give that"
+        ) from error
+    except errors.HFValidationError as error:
+        raise UserError(f"base {base} is no hub id; give {KINDS}") from error
+    except errors.HfHubHTTPError as error:
+        raise SiamdiffError(
+            f"base {base}: the hub failed ({' '.join(str(error).split())[:200]}); try again"
+        ) from error
+    except (OSError, ValueError) as error:
+        if isinstance(error.__cause__, unreachable):  # diffusers wraps them
+            raise _offline(base) from error
+        raise UserError(
+            f"base {base} cannot be fetched ({' '.join(str(error).split())[:200]}); free some space for HF_HOME, or "
+            "give a folder"
+        ) from error
+
+
+def _offline(base: str) -> UserError:
+    from huggingface_hub import constants
+
+    repository = base.partition("@")[0]
+    return UserError(
+        f"no folder {base} here, and as a hub id it is not whole in this machine's cache ({constants.HF_HUB_CACHE}) "
+        f"while the hub cannot be reached; where there is a network run 'hf download {repository}', then copy "
+        f"models--{repository.replace('/', '--')} from its cache into this one, or the snapshot in it to any folder "
+        "for --model.base"
+    )
+
+
+def _from_store(uri: str) -> Path:
+    versions = _versions(uri)
+    name = f"bases/{_digest([uri, versions])[:32]}"
+    return made_once(name, lambda folder: _listed(folder, storage.download_folder(uri, folder)), _is_whole)
+
+
+def _unpacked(base: str, extra: Path | None) -> Path:
+    """The node's folder made of a single file; fp32, so that its processes share it whatever the file's precision."""
+    from siamdiff.model.single_file import read_checkpoint
+
+    path = storage.local_path(base)
+    versions: Any = _versions(base) if path is None else _stamp(path)
+    parts = [_stamp(file) for part in PARTS for file in _files(extra / part)] if extra else None
+
+    def make(folder: Path) -> None:
+        folder.mkdir()
+        download = folder / f".download{Path(base).suffix}"
+        if path is None:
+            storage.download_file(base, download)
+        checkpoint = read_checkpoint(path or download, extra)
+        if checkpoint.controlnet:
+            log.info("base %s: its control network is left out, training starts a new one", base)
+        checkpoint.save(folder)
+        download.unlink(missing_ok=True)
+        _listed(folder)
+
+    return made_once(f"bases/{_digest([base, versions, parts])[:32]}", make, _is_whole)
+
+
+def _safe(part: Path) -> Path:
+    """The part itself; where its weights are pickles alone, the node's copy of it as safetensors."""
+    files = _files(part)
+    if all(file.suffix != ".bin" for file in files):
+        return part
+    from siamdiff.model.base import convert_pickled
+
+    name = _digest([_stamp(file) for file in files])[:32]
+
+    def make(folder: Path) -> None:
+        convert_pickled(part, folder / part.name)
+        _listed(folder)
+
+    return made_once(f"bases/{name}", make, _is_whole) / part.name
+
+
+def _files(part: Path) -> list[Path]:
+    """The files of a part that count: not variants (`x.fp16.safetensors`), nor pickles beside safetensors."""
+    files = sorted(file for file in part.rglob("*") if file.is_file() and not file.name.startswith("."))
+    weights = [file for file in files if re.fullmatch(r"[^.]+\.safetensors", file.name)]
+    weights = weights or [file for file in files if re.fullmatch(r"[^.]+\.bin", file.name)]
+    return [file for file in files if file.suffix in (".json", ".txt") or file in weights]
+
+
+def _versions(uri: str) -> dict[str, str]:
+    """Size and ETag of each object under (or at) the URI of a store."""
+    fs, path = storage.filesystem(uri)
+    if is_single_file(uri):
+        _require(uri, storage.exists(uri))
+        found: Any = {path: fs.info(path)}
+    else:
+        _require(uri, bool(storage.list_files(uri)))
+        found = fs.find(path, detail=True)
+    return {name.removeprefix(path): f"{info['size']} {info.get('ETag')}" for name, info in found.items()}
+
+
+def _stamp(path: Path) -> list[Any]:
+    """What changes when a local file does."""
+    _require(str(path), path.is_file())
+    status = path.resolve().stat()
+    return [str(path.resolve()), status.st_size, status.st_mtime_ns]
+
+
+def _listed(folder: Path, _: None = None) -> None:
+    """Notes what a finished folder holds, so that a damaged copy is noticed."""
+    storage.write_json(str(folder / _LISTING), storage.list_files(str(folder)))
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        expected = storage.read_json(str(folder / _LISTING))
+    except (FileNotFoundError, SiamdiffError):
+        return False
+    found = storage.list_files(str(folder))
+    return all(found.get(name) == size for name, size in expected.items())
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(storage.canonical_json(value)).hexdigest()
