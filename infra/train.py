@@ -10,6 +10,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from siamdiff.data.shardset import ShardSet
 from siamdiff.errors import SiamdiffError, UserError
 from siamdiff.model.folder import INFO
 from siamdiff.model.siamese import SiameseDiffusion
+from siamdiff.model.sources import TINY
 from siamdiff.run import Lease, Status, lease, pin
 from siamdiff.sections import PHANTOM
 from siamdiff.training import bases, checkpoint
@@ -89,14 +91,14 @@ def ensure_data(config: Config, demo: bool) -> None:
 
 
 def prepare_base(config: Config) -> None:
-    """Makes the tiny base on a node of the cluster, with every core of it that is free; checks another base here."""
+    """Checks a base on a disk here; others a node of the cluster fetches or, with every core that is free, makes."""
     import ray
 
-    if config.model.base != "tiny":
+    if Path(config.model.base).is_absolute():
         bases.prepare_base(config)
         return
     cluster.connect()
-    cores = max(1, int(min(16, cluster.largest_node("CPU"))))
+    cores = max(1, int(min(16, cluster.largest_node("CPU")))) if config.model.base == TINY else 1
     with cluster.explained():
         ray.get(ray.remote(num_cpus=cores)(_prepare_base).remote(config.model_dump(), cores))
 

@@ -19,7 +19,7 @@ from siamdiff.model.build import build_model
 from siamdiff.model.folder import save_model
 from siamdiff.model.siamese import SiameseDiffusion
 from siamdiff.run import Lease, Status
-from siamdiff.training import checkpoint
+from siamdiff.training import bases, checkpoint
 from siamdiff.training.encoders import FrozenEncoders
 from siamdiff.training.engine import Context, Engine, load_trained
 from siamdiff.training.losses import weights_at
@@ -38,7 +38,7 @@ def train(config: Config, base_uri: str, lease: Lease, context: Context, make_en
 
     Args:
         config: resolved configuration.
-        base_uri: folder of the base in diffusers' layout.
+        base_uri: of the base, see siamdiff.training.bases.base_uri.
         lease: the right to write in the run's folder.
         context: this worker's place.
         make_engine: wraps the model with an optimizer.
@@ -48,7 +48,7 @@ def train(config: Config, base_uri: str, lease: Lease, context: Context, make_en
         SiamdiffError: damaged checkpoint or shard, loss that is not finite, unreachable store, lease lost.
     """
     torch.manual_seed(config.train.seed)
-    with storage.local_copy(base_uri) as folder:
+    with bases.open_base(config, base_uri) as folder:
         base = load_base(str(folder))
         trainer = _Trainer(config, base, lease, context, make_engine)
         trainer.run()
