@@ -25,12 +25,11 @@ from siamdiff.data.manifest import MANIFEST
 from siamdiff.data.shardset import ShardSet
 from siamdiff.errors import SiamdiffError, UserError
 from siamdiff.model.folder import INFO
-from siamdiff.model.siamese import SiameseDiffusion
 from siamdiff.model.sources import TINY
 from siamdiff.run import Lease, Status, lease, pin
 from siamdiff.sections import PHANTOM
 from siamdiff.training import bases, checkpoint
-from siamdiff.training.engine import SingleProcess, TorchEngine
+from siamdiff.training.engine import SingleProcess, TorchEngine, check_precision
 from siamdiff.training.loop import train as train_loop
 
 log = logging.getLogger(__name__)
@@ -81,6 +80,14 @@ def train(config: Config, demo: bool) -> None:
         status.done = config.train.steps
         storage.write_json(storage.join(config.runs_uri(), LATEST), {"run": config.train.run})
     log.info("trained %d steps: %s", config.train.steps, storage.join(uri, "model"))
+
+
+def _check_precision(config: Config) -> None:
+    """Before anything is spent, as far as can be known here: a worker with a GPU looks at its own."""
+    if config.train.engine == "torch":
+        check_precision(config.train.precision, SingleProcess().device)
+    elif not config.cluster.gpus:
+        check_precision(config.train.precision, torch.device("cpu"))
 
 
 def ensure_data(config: Config, demo: bool) -> None:
@@ -184,14 +191,17 @@ def _worker(arguments: dict[str, Any]) -> None:
     train_loop(config, arguments["base_uri"], arguments["lease"], RayContext(), _deepspeed_engine)
 
 
-def _torch_engine(model: SiameseDiffusion, config: Config, accumulation: int) -> TorchEngine:
-    train = config.train
+def _torch_engine(model: torch.nn.Module, config: Config, accumulation: int) -> TorchEngine:
     return TorchEngine(
-        model, learning_rate=train.learning_rate, weight_decay=train.weight_decay, accumulation=accumulation
+        model,
+        learning_rate=config.train.learning_rate,
+        weight_decay=config.train.weight_decay,
+        accumulation=accumulation,
+        precision=config.train.precision,
     )
 
 
-def _deepspeed_engine(model: SiameseDiffusion, config: Config, accumulation: int) -> DeepSpeedEngine:
+def _deepspeed_engine(model: torch.nn.Module, config: Config, accumulation: int) -> DeepSpeedEngine:
     return DeepSpeedEngine(
         model,
         zero_stage=config.train.zero_stage,
@@ -199,6 +209,7 @@ def _deepspeed_engine(model: SiameseDiffusion, config: Config, accumulation: int
         weight_decay=config.train.weight_decay,
         micro_batch=config.train.batch_size // torch.distributed.get_world_size() // accumulation,
         accumulation=accumulation,
+        precision=config.train.precision,
     )
 
 

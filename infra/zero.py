@@ -6,31 +6,45 @@ from typing import Any
 import torch
 
 from siamdiff.errors import SiamdiffError
-from siamdiff.model.siamese import SiameseDiffusion, StepInputs
+from siamdiff.model.siamese import StepInputs
+from siamdiff.sections import Precision
+from siamdiff.training.engine import adamw
 from siamdiff.training.losses import LossWeights
+
+# How DeepSpeed computes in each precision; the weights that are updated are fp32 in all of them.
+# bf16: PyTorch's autocast, with weights and gradients kept and sent in fp32 (no module's are sent in bf16), so that it
+# rounds where the plain engine rounds, and nowhere else.
+# fp16: DeepSpeed's own, with fp16 networks: under autocast its loss scale is neither shared by the workers nor stored.
+PRECISIONS: dict[Precision, dict[str, Any]] = {
+    "fp32": {},
+    "bf16": {"torch_autocast": {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}},
+    "fp16": {"fp16": {"enabled": True}},
+}
 
 
 class DeepSpeedEngine:
-    """A DeepSpeed engine behind the loop's protocol, fp32."""
+    """A DeepSpeed engine behind the loop's protocol."""
 
     def __init__(
         self,
-        model: SiameseDiffusion,
+        model: torch.nn.Module,
         *,
         zero_stage: int,
         learning_rate: float,
         weight_decay: float,
         micro_batch: int,
         accumulation: int,
+        precision: Precision = "fp32",
     ) -> None:
         deepspeed = _import_deepspeed()
         self.model = model
         self.is_partitioned = zero_stage == 3
         self.ties_world_size = zero_stage > 0
+        self.precision = precision
         trainable = [p for p in model.parameters() if p.requires_grad]
         self.engine, *_ = deepspeed.initialize(
             model=model,
-            optimizer=torch.optim.AdamW(trainable, lr=learning_rate, weight_decay=weight_decay),
+            optimizer=adamw(trainable, learning_rate, weight_decay),
             config={
                 "train_micro_batch_size_per_gpu": micro_batch,
                 "gradient_accumulation_steps": accumulation,
@@ -39,7 +53,8 @@ class DeepSpeedEngine:
                 "gradient_clipping": 0.0,  # DeepSpeed's own default clips at 1.0; the method does not clip
                 "steps_per_print": 10**9,
                 "wall_clock_breakdown": False,
-            },
+            }
+            | PRECISIONS[precision],
         )
 
     def forward(
@@ -77,15 +92,30 @@ class DeepSpeedEngine:
         return sorted(name for name, p in self.model.named_parameters() if p.requires_grad)
 
     def full_weights(self) -> dict[str, torch.Tensor]:
-        """Trained parameters on rank 0, gathered where ZeRO-3 spread them."""
-        deepspeed = _import_deepspeed()
+        """Trained parameters on rank 0, in fp32, gathered where ZeRO spread them."""
         weights = {}
         for name, p in self.model.named_parameters():
             if p.requires_grad:
-                with deepspeed.zero.GatheredParameters([p], enabled=self.is_partitioned):
-                    if torch.distributed.get_rank() == 0:
-                        weights[name] = p.detach().cpu().clone()
+                whole = self._whole(p)
+                if torch.distributed.get_rank() == 0:
+                    weights[name] = whole.detach().cpu().clone()
         return weights
+
+    def _whole(self, p: torch.nn.Parameter) -> torch.Tensor:
+        """A parameter as the optimizer has it; called on every worker."""
+        if self.precision == "fp16":
+            from deepspeed.utils import safe_get_full_fp32_param
+
+            whole = safe_get_full_fp32_param(p)
+            assert whole is not None, "the configuration leaves fp16 out at stage 0"
+            return whole
+        with _import_deepspeed().zero.GatheredParameters([p], enabled=self.is_partitioned):
+            return p.clone()
+
+    def release(self) -> None:
+        """See siamdiff.training.engine.Engine."""
+        self.engine.destroy()
+        del self.engine
 
 
 def _import_deepspeed() -> Any:

@@ -201,14 +201,32 @@ class Train(Section):
     activation_checkpointing: bool = Field(
         default=False, description="recompute activations in the backward pass: less memory, more time"
     )
-    channels_last: bool = Field(default=False, description="memory format of the networks; changes last bits")
-    compile: bool = Field(default=False, description="torch.compile the networks; changes last bits")
+    channels_last: bool = Field(
+        default=False, description="memory format of the networks' activations; changes last bits"
+    )
+    compile: bool = Field(
+        default=False, description="torch.compile the networks, block by block; changes last bits"
+    )
     loader_workers: int = Field(default=2, ge=0, description="reading processes per training process")
     log_steps: int = Field(default=10, ge=1, description="steps between two lines of metrics")
     checkpoint_steps: int = Field(default=100, ge=1, description="steps between two checkpoints")
     checkpoints_kept: int = Field(default=2, ge=1, description="complete checkpoints kept")
     preview_steps: int = Field(default=500, ge=1, description="steps between two previews")
     max_restarts: int = Field(default=3, ge=0, description="restarts of the worker group after a lost worker")
+
+    @model_validator(mode="after")
+    def _deepspeed_can(self) -> "Train":
+        if self.engine == "deepspeed" and self.precision == "fp16" and self.zero_stage == 0:
+            raise ValueError(
+                "train.precision is fp16 and train.zero_stage 0, where DeepSpeed does not give its fp32 weights away: "
+                "give --train.zero_stage 1, 2 or 3"
+            )
+        if self.engine == "deepspeed" and self.compile and self.zero_stage == 3:
+            raise ValueError(
+                "train.compile is on and train.zero_stage 3, where weights are gathered while the networks run: "
+                "give --train.zero_stage 2 or less"
+            )
+        return self
 
     @model_validator(mode="after")
     def _image_branch_is_there(self) -> "Train":

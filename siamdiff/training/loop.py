@@ -14,6 +14,7 @@ from siamdiff.config import Config
 from siamdiff.data.shardset import ShardSet
 from siamdiff.data.stream import Stream, StreamDataset, load_batches
 from siamdiff.errors import UserError
+from siamdiff.model.adapter import AdapterDiffusion
 from siamdiff.model.base import Base, load_base
 from siamdiff.model.build import build_model
 from siamdiff.model.folder import save_model
@@ -21,14 +22,15 @@ from siamdiff.model.siamese import SiameseDiffusion
 from siamdiff.run import Lease, Status
 from siamdiff.training import bases, checkpoint
 from siamdiff.training.encoders import FrozenEncoders
-from siamdiff.training.engine import Context, Engine, load_trained
-from siamdiff.training.losses import weights_at
+from siamdiff.training.engine import Context, Engine, check_precision, load_trained
+from siamdiff.training.losses import LossWeights, weights_at
 from siamdiff.training.previews import Previews
 from siamdiff.training.record import Record
+from siamdiff.training.speed import compile_blocks, use_channels_last
 
 log = logging.getLogger(__name__)
 
-MakeEngine = Callable[[SiameseDiffusion, Config, int], Engine]  # model, configuration, accumulation
+MakeEngine = Callable[[torch.nn.Module, Config, int], Engine]  # model, configuration, accumulation
 
 
 def train(config: Config, base_uri: str, lease: Lease, context: Context, make_engine: MakeEngine) -> None:
@@ -44,9 +46,11 @@ def train(config: Config, base_uri: str, lease: Lease, context: Context, make_en
         make_engine: wraps the model with an optimizer.
 
     Raises:
-        UserError: the newest checkpoint was written by another number of workers than can read it.
+        UserError: the device has not the precision asked for, or the newest checkpoint was written by another number
+            of workers than can read it.
         SiamdiffError: damaged checkpoint or shard, loss that is not finite, unreachable store, lease lost.
     """
+    check_precision(config.train.precision, context.device)
     torch.manual_seed(config.train.seed)
     with bases.open_base(config, base_uri) as folder:
         base = load_base(str(folder))
@@ -77,17 +81,25 @@ class _Trainer:
         self.encoders = FrozenEncoders(base, context.device)
         share = config.train.batch_size // context.world_size
         self.micro_batch = config.train.micro_batch or share
-        self.engine = make_engine(self._model(), config, share // self.micro_batch)
+        self.model = self._model()
+        self.engine = make_engine(self.model, config, share // self.micro_batch)
         self.step = self._resume()
 
-    def _model(self) -> SiameseDiffusion:
-        torch.manual_seed(self.config.train.seed)  # DHI's first weights: the same on every worker
+    def _model(self) -> SiameseDiffusion | AdapterDiffusion:
+        train = self.config.train
+        torch.manual_seed(train.seed)  # the control network's first weights: the same on every worker
         model = build_model(self.config, self.base)
-        if self.config.train.activation_checkpointing:
+        if train.activation_checkpointing:
             model.unet.enable_gradient_checkpointing()
-            model.controlnet.enable_gradient_checkpointing()
+            if isinstance(model, SiameseDiffusion):  # an adapter has no such thing, and is small
+                model.controlnet.enable_gradient_checkpointing()
         model.alphas_cumprod = model.alphas_cumprod.to(self.context.device)
-        return model.to(self.context.device).train()
+        model.to(self.context.device).train()
+        if train.channels_last:
+            use_channels_last(model.unet, model.control)
+        if train.compile:
+            compile_blocks(model.unet, model.control)
+        return model
 
     def _resume(self) -> int:
         """The step to go on from; every worker takes the one rank 0 found."""
@@ -155,8 +167,7 @@ class _Trainer:
 
     def _train_step(self, batches: Any, terms: list[dict[str, torch.Tensor]]) -> dict[str, Any]:
         """One optimizer step over this worker's share; adds its loss terms, returns what it consumed."""
-        train = self.config.train
-        weights = weights_at(self.step, train.steps, train.consistency_weight)
+        train, weights = self.config.train, self._weights()
         consumed: dict[str, Any] = {"step": self.step, "positions": [], "keys": []}
         for _ in range(train.batch_size // self.context.world_size // self.micro_batch):
             batch = next(batches)
@@ -167,6 +178,19 @@ class _Trainer:
             consumed["positions"] += batch.positions
             consumed["keys"] += batch.keys
         return consumed
+
+    def _weights(self) -> LossWeights:
+        train = self.config.train
+        return weights_at(
+            self.step,
+            train.steps,
+            train.consistency_weight,
+            image_branch=train.image_branch,
+            w_i=train.image_weight,
+            online_augmentation=train.online_augmentation,
+            k_tau=train.augment_after,
+            t_tau=train.augment_timesteps,
+        )
 
     def _line(self, window: _Window, record: Record | None) -> None:
         """Means over steps and workers, and the keys of all workers step by step."""
@@ -194,7 +218,7 @@ class _Trainer:
     def _preview(self, previews: Previews) -> None:
         """Rank 0 samples; all do where the weights are spread over them."""
         if self.context.rank == 0 or self.engine.is_partitioned:
-            image = previews.draw(self.engine.model)
+            image = previews.draw(self.model)
             if self.context.rank == 0:
                 storage.write_bytes(
                     storage.join(self.run_uri, "previews", f"step-{self.step:08d}.png"), image
@@ -218,6 +242,7 @@ class _Trainer:
     def export(self, base_folder: Path) -> None:
         """`model/` in diffusers' layout, written by rank 0."""
         weights = self.engine.full_weights()
+        self.engine.release()
         if self.context.rank == 0:
             # a fresh base on the CPU takes the trained weights: the engine's own modules may be partitioned
             base = load_base(str(base_folder))

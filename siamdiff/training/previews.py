@@ -9,6 +9,7 @@ from PIL import Image
 from siamdiff.config import Config
 from siamdiff.data.shardset import ShardSet
 from siamdiff.data.stream import image_tensor
+from siamdiff.model.adapter import AdapterDiffusion
 from siamdiff.model.base import decode_latents
 from siamdiff.model.siamese import SiameseDiffusion
 from siamdiff.sampling.ddim import ddim_scheduler, initial_noise, sample
@@ -28,7 +29,7 @@ class Previews:
         self.steps = min(config.generate.steps, MAX_STEPS)
         self.guidance = config.generate.guidance
 
-    def draw(self, model: SiameseDiffusion) -> bytes:
+    def draw(self, model: SiameseDiffusion | AdapterDiffusion) -> bytes:
         """A PNG with one column per mask: real image, mask, sample."""
         base, device = self.encoders.base, self.encoders.device
         masks = torch.stack([image_tensor(s.mask[..., None].repeat(3, axis=2)) for s in self.samples]).to(
@@ -40,7 +41,7 @@ class Previews:
         model.eval()
         z_0 = sample(
             model.unet,
-            model.controlnet,
+            model.control,
             ddim_scheduler(base.scheduler.config),
             masks,
             text,

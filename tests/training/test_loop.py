@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from siamdiff import storage
 from siamdiff.config import Config
-from siamdiff.errors import SiamdiffError
+from siamdiff.errors import SiamdiffError, UserError
 from siamdiff.model.base import load_base
 from siamdiff.model.folder import load_model
 from siamdiff.run import lease
@@ -42,6 +43,7 @@ def run(config: Config, kind: type[TorchEngine] = TorchEngine) -> None:
             learning_rate=config.train.learning_rate,
             weight_decay=config.train.weight_decay,
             accumulation=accumulation,
+            precision=config.train.precision,
         )
 
     base = bases.prepare_base(config)
@@ -108,7 +110,7 @@ def test_the_model_loads_and_carries_its_provenance(whole: Config):
     assert model.info["resolution"] == 32
     assert model.info["demo"] is True
     assert model.info["license"] == "Apache-2.0"
-    assert all(not p.requires_grad for p in model.controlnet.parameters())
+    assert all(not p.requires_grad for p in model.control.parameters())
 
 
 def test_training_moved_the_decoder_and_left_the_encoder(whole: Config):
@@ -132,6 +134,32 @@ def test_an_interrupted_run_ends_as_the_whole_one(root: Path, whole: Config):
 
 def test_accumulation_and_reading_processes_change_nothing(root: Path, whole: Config):
     config = small_config(str(root), train={"run": "accumulated", "micro_batch": 2, "loader_workers": 1})
+    run(config)
+    assert losses(config) == pytest.approx(losses(whole), rel=1e-4)
+
+
+def test_bf16_tracks_fp32_resumes_exactly_and_leaves_fp32_weights(root: Path, whole: Config):
+    config = small_config(str(root), train={"run": "bf16", "precision": "bf16"})
+    run(config)
+    assert losses(config) != losses(whole)
+    assert losses(config) == pytest.approx(losses(whole), rel=0.02)
+    weights = load_file(f"{config.run_uri()}/model/unet/diffusion_pytorch_model.safetensors")
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
+
+    cut = small_config(str(root), train={"run": "bf16-cut", "precision": "bf16"})
+    with pytest.raises(InterruptedRunError):
+        run(cut, FailingEngine)
+    run(cut)
+    assert losses(cut) == losses(config)
+
+
+def test_fp16_on_a_cpu_is_refused(root: Path):
+    with pytest.raises(UserError, match=r"fp16, which needs a GPU; give --train\.precision bf16"):
+        run(small_config(str(root), train={"run": "fp16", "precision": "fp16"}))
+
+
+def test_channels_last_changes_no_loss(root: Path, whole: Config):
+    config = small_config(str(root), train={"run": "channels-last", "channels_last": True})
     run(config)
     assert losses(config) == pytest.approx(losses(whole), rel=1e-4)
 
