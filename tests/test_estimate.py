@@ -150,7 +150,7 @@ def test_every_control_network_is_reckoned(control: str):
 
 
 def test_half_precision_halves_activations(papers: Count):
-    config = configured(train={"precision": "bf16", "batch_size": BATCH})
+    config = configured(train={"precision": "fp16", "batch_size": BATCH})
     half = report.train_counts(config, architecture(config))[1]
     assert (half.flops, half.peak) == (papers.flops, pytest.approx(papers.peak / 2, rel=0.1))
 
@@ -164,6 +164,9 @@ def test_more_workers_share_what_zero_partitions():
     spread = training_memory(Train(workers=4, batch_size=4, zero_stage=3), **sizes)
     assert spread.weights == one.weights // 4
     plain = training_memory(Train(engine="torch"), **sizes)
+    assert training_memory(Train(precision="fp16"), **sizes).gradients == 1600
+    cast = training_memory(Train(precision="bf16", engine="torch"), **sizes)
+    assert cast.weights == plain.weights + 2 * 800
     assert plain.peak == 4 * 1200 + 8 * 800 + 4 * 800 + 4 * 100 + CONTEXT
 
 
@@ -208,7 +211,7 @@ def test_too_little_memory_is_a_warning_with_what_to_lower():
     )
     text = report.dry_run(config, ("train",))
     assert re.search(
-        r"WARNING: .* do not fit into the 24 GB .*train\.precision bf16.*micro_batch below 48", text
+        r"WARNING: .* do not fit into the 24 GB .*activation_checkpointing true.*micro_batch below 48", text
     )
     hours = re.search(r"hours of training: ([\d.]+) on 1 x RTX 3090, assuming that 40%", text)
     cost = re.search(r"cost: ([\d,.]+) dollars", text)

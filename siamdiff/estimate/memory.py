@@ -1,7 +1,7 @@
 """Memory of one training process on its GPU, from sizes and settings: pure arithmetic, in bytes.
 
 What DeepSpeed keeps is that of version 0.19: from stage 1 on every process holds an fp32 copy of its part of the
-trained weights, in fp32 training too.
+trained weights, whatever the precision.
 """
 
 from dataclasses import dataclass
@@ -42,11 +42,15 @@ def training_memory(train: Train, *, trained: int, frozen: int, encoders: int, a
         encoders: parameters of VAE and text encoder.
         activations: bytes, counted in the precision of the module.
     """
-    width = 4 if train.precision == "fp32" else 2
     everything = trained + frozen
-    if train.engine == "torch":  # autocast: fp32 weights, cast for each pass
+    width = 2 if in_half(train) else 4
+    casts = 0
+    if train.precision != "fp32" and width == 4 and not train.activation_checkpointing:
+        # Autocast keeps a copy of every trained weight until the backward pass. Checkpointing casts block by block.
+        casts = 2 * trained
+    if train.engine == "torch":
         return Memory(
-            weights=4 * everything + (0 if width == 4 else width * everything),
+            weights=4 * everything + casts,
             master=0,
             optimizer=8 * trained,
             gradients=4 * trained,
@@ -56,21 +60,23 @@ def training_memory(train: Train, *, trained: int, frozen: int, encoders: int, a
             update=0,
         )
     stage = train.zero_stage
-    part = -(-trained // (train.workers if stage >= 1 else 1))
-    weights, buffers = width * everything, 0
+    part = -(-trained // (train.workers if stage else 1))
+    weights, buffers = width * everything, width * BUCKET if stage else 0
     if stage == 3:
-        weights = -(-weights // train.workers)
         buffers = width * min(everything, GATHERED)
-    elif stage:
-        buffers = width * BUCKET
+        weights = -(-weights // train.workers)
     return Memory(
-        weights=weights,
-        master=0 if stage == 0 and width == 4 else 4 * part,
+        weights=weights + casts,
+        master=4 * part if stage or width == 2 else 0,
         optimizer=8 * part,
         gradients=width * (part if stage >= 2 else trained),
         encoders=4 * encoders,
         activations=activations,
         buffers=buffers,
-        update=(8 - width)
-        * part,  # gradients once more in fp32, then the root of the second moment beside them
+        update=(8 - width) * part if stage else 0,  # the gradients flattened, and once more in fp32
     )
+
+
+def in_half(train: Train) -> bool:
+    """Whether the networks themselves are in 16 bit; else autocast casts what they compute with (infra/zero.py)."""
+    return train.precision == "fp16" and train.engine == "deepspeed"

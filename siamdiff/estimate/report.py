@@ -10,7 +10,7 @@ from siamdiff.config import Config
 from siamdiff.estimate.architecture import Architecture, architecture, count
 from siamdiff.estimate.counting import Count, decode, sample_latents, train_step
 from siamdiff.estimate.devices import UTILISATION, Device, device_named
-from siamdiff.estimate.memory import CONTEXT, Memory, training_memory
+from siamdiff.estimate.memory import CONTEXT, Memory, in_half, training_memory
 from siamdiff.sections import Precision, Train
 from siamdiff.training.losses import LossWeights
 
@@ -42,7 +42,7 @@ def train_counts(config: Config, networks: Architecture) -> tuple[Count, Count]:
     """
     train = config.train
     # autocast keeps some operations in fp32: reckoned as fp32 throughout, an upper bound of its memory
-    networks.model.to(torch.float32 if train.engine == "torch" else DTYPES[train.precision])
+    networks.model.to(torch.float16 if in_half(train) else torch.float32)
 
     def counted(*, augment: bool) -> Count:
         weights = LossWeights(
@@ -116,7 +116,7 @@ def _training(config: Config, networks: Architecture, device: Device | None) -> 
             f"  from step {n} on, with {share:.1%} of the samples augmented: {later / TERA:,.4g} TFLOP "
             f"({later / TERA / train.batch_size:.2f} a sample)"
         )
-    yield f"  all {train.steps:,} steps: {whole / TERA:,.4g} TFLOP"
+    yield f"  all {train.steps:,} steps: {whole / TERA:,.0f} TFLOP"
     yield from _hours("training", whole, train.precision, train.workers, config, device)
 
 
@@ -143,14 +143,14 @@ def _memory(memory: Memory) -> Iterator[str]:
 
 def _what_to_lower(train: Train) -> str:
     fixes = []
-    if train.precision == "fp32":
-        fixes.append("train.precision bf16")
     if not train.activation_checkpointing:
         fixes.append("train.activation_checkpointing true")
     if micro_batch(train) > 1:
         fixes.append(f"train.micro_batch below {micro_batch(train)}")
-    if train.engine == "deepspeed":
-        fixes.append("more train.workers")
+    if train.engine == "deepspeed" and train.precision != "fp16":
+        fixes.append("train.precision fp16")
+    if train.engine == "deepspeed" and train.workers == 1:
+        fixes.append("train.engine torch")
     return ", ".join(fixes) or "a GPU with more memory"
 
 
