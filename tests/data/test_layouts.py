@@ -245,7 +245,7 @@ def test_nnunets_other_choice_is_another_source(nnunet: Path) -> None:
         ({"labels": {"0": "background", "1": "polyp"}}, r"is not nnU-Net v2's: labels\.0.*convert"),
         ({"file_ending": ".nii.gz"}, r"file_ending '\.nii\.gz' cannot be read; 2D images in \.png, \.tif"),
         ({"text": "{"}, "is not valid JSON"),
-        ({"text": "[]"}, "is not nnU-Net v2's"),
+        ({"text": "[]"}, "is not nnU-Net v2's: content: "),
         ({"text": None}, r"has imagesTr/ and labelsTr/, but no dataset\.json"),
     ],
 )

@@ -90,7 +90,7 @@ def _describe(source: str) -> tuple[str, _Description]:
         ) from None
     except ValidationError as error:
         fault = error.errors()[0]
-        where = ".".join(str(part) for part in fault["loc"][:2])
+        where = ".".join(str(part) for part in fault["loc"][:2]) or "content"
         raise UserError(
             f"{uri} is not nnU-Net v2's: {where}: {fault['msg'].lower()}; labels map names to numbers, file_ending "
             "is such as .png (nnUNetv2_convert_old_nnUNet_dataset converts version 1)"
