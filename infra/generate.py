@@ -187,7 +187,7 @@ def _make(config: Config, job: Job, todo: list[ShardPlan], status: StageStatus) 
     cluster.connect()
     actors = min(config.generate.actors, len(todo))
     cluster.check_room(
-        {"CPU": actors * config.cluster.actor_cpus + READ_CPUS, "GPU": actors * config.cluster.gpus},
+        {"CPU": actors * config.cluster.actor_cpus + READ_CPUS, "GPU": actors * _gpus(config, job)},
         f"{actors} sampler actors and the reader",
         "lower generate.actors, cluster.actor_cpus or cluster.gpus",
     )
@@ -203,6 +203,11 @@ def _make(config: Config, job: Job, todo: list[ShardPlan], status: StageStatus) 
         log.exception("the cluster gave up")
         failures[""] = cluster.first_line(error)
     return failures
+
+
+def _gpus(config: Config, job: Job) -> float:
+    """GPUs of each actor; copying needs none."""
+    return config.cluster.gpus if job.model else 0.0
 
 
 def _results(config: Config, job: Job, todo: list[ShardPlan], actors: int) -> Iterator[dict[str, Any]]:
@@ -230,14 +235,14 @@ def _results(config: Config, job: Job, todo: list[ShardPlan], actors: int) -> It
                 "plan": job.plan,
                 "model_uri": job.model.uri if job.model else "",
                 "output": job.output,
-                "device": "cuda" if config.cluster.gpus else "cpu",
+                "device": "cuda" if _gpus(config, job) else "cpu",
                 "threads": config.cluster.threads,
                 "attempts": cluster.Attempts.start(),
             },
             # One shard at work, one ready to follow it.
             compute=ray.data.ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=2),
             num_cpus=config.cluster.actor_cpus,
-            num_gpus=config.cluster.gpus or None,
+            num_gpus=_gpus(config, job) or None,
         )
     )
     batches: Any = results.iter_batches(batch_size=1, prefetch_batches=0, batch_format="pyarrow")

@@ -22,6 +22,7 @@ from siamdiff.model.base import Base, folder_digest, load_base, write_model_inde
 from siamdiff.model.controlnet import SiameseControlNetModel
 from siamdiff.model.siamese import SiameseDiffusion
 from siamdiff.sampling.ddim import ddim_scheduler
+from siamdiff.sampling.predictor import Control
 
 INFO = "siamdiff.json"
 FROZEN_PARTS = ("vae", "text_encoder", "tokenizer")
@@ -32,7 +33,7 @@ class LoadedModel:
     """A trained model on a device, ready to sample."""
 
     unet: UNet2DConditionModel
-    control: SiameseControlNetModel | T2IAdapter
+    control: Control
     base: Base  # its VAE, text encoder, tokenizer and scheduler
     info: dict[str, Any]  # siamdiff.json
 
@@ -99,7 +100,7 @@ def write_model(
     storage.write_json(storage.join(uri, INFO), info)
 
 
-def _write_control(folder: Path, control: SiameseControlNetModel | T2IAdapter) -> str:
+def _write_control(folder: Path, control: Control) -> str:
     """Writes the control network and the index of the pipeline that it belongs to; returns its `model.control`."""
     if isinstance(control, T2IAdapter):
         control.save_pretrained(folder / "adapter")

@@ -31,9 +31,9 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 SHARDS = [f"fold{fold}-{number:06d}" for fold in (0, 1) for number in (0, 1, 2)]
 
 
-def configure(root, **settings):
+def configure(root, gpus=0, **settings):
     chosen = {"folds": 2, "fold_masks": ["real", "random"], "steps": 12, "batch_size": 3, "shard_size": 4}
-    fields = {"root": root, "data": {"source": "polyps"}, "train": {"run": "a"}}
+    fields = {"root": root, "data": {"source": "polyps"}, "train": {"run": "a"}, "cluster": {"gpus": gpus}}
     return Config(**fields, generate={**chosen, **settings}).resolve()
 
 
@@ -189,11 +189,9 @@ def test_a_driver_killed_after_the_last_shard_is_finished_without_a_cluster(undi
 
 
 @pytest.mark.cluster
-def test_copy_paste_needs_no_model(ray, root, workplace):
-    output = str(workplace / "copies")
-    config = configure(
-        root, method="copy-paste", fold_masks=["real"], model=str(workplace / "none"), output=output
-    )
+def test_copy_paste_needs_neither_model_nor_gpu(ray, root, workplace):
+    output, settings = str(workplace / "copies"), {"method": "copy-paste", "fold_masks": ["real"]}
+    config = configure(root, gpus=1, model=str(workplace / "none"), output=output, **settings)
     generate(config, demo=False)
     copies, real = ShardSet.open(output), ShardSet.open(config.generate.masks)
     assert verify(output) == [] and len(copies) == 20

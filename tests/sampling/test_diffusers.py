@@ -2,6 +2,7 @@
 
 import json
 import logging
+import pickle
 import re
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from PIL import Image
 
 import siamdiff
 from siamdiff.model.base import decode_latents, encode_prompts
+from siamdiff.model.controlnet import SiameseControlNetModel
 from siamdiff.model.diffusion import SD15_SCHEDULE
 from siamdiff.model.folder import load_model
 from siamdiff.sampling.ddim import RELEASED_DDIM, ddim_scheduler, initial_noise, sample
@@ -83,6 +85,7 @@ assert type(pipeline.controlnet) is siamdiff.SiameseControlNetModel
 def test_the_class_is_named_by_a_path_that_never_moves(folder):
     index = json.loads((folder / "model_index.json").read_text())
     assert index["controlnet"] == ["siamdiff", "SiameseControlNetModel"]
+    assert pickle.loads(pickle.dumps(siamdiff.SiameseControlNetModel)) is SiameseControlNetModel
     with pytest.raises(AttributeError, match="no attribute 'Unheard'"):
         siamdiff.Unheard  # noqa: B018
 

@@ -135,6 +135,15 @@ def test_the_real_image_guides_where_it_may(masks, model, plan_of):
     assert (sampler["guide"], sampler["image_weight"]) == ("mask+image", 0.5)
 
 
+def test_an_adapter_samples_by_the_same_plan(masks, plan_of, tmp_path):
+    write_model(str(tmp_path / "model"), tmp_path / "base", masks, control="t2i-adapter")
+    adapted = load_model(str(tmp_path / "model"))
+    plan = plan_of(precision="bf16").model_copy(update={"model": adapted.info["model_digest"]})
+    real, again = (samples_of(plan, masks, adapted, number)[0] for number in (0, 2))
+    assert adapted.unet.dtype == adapted.control.dtype == torch.bfloat16
+    assert real.meta.synthetic.model_digest == adapted.info["model_digest"] and real.image != again.image
+
+
 @pytest.mark.parametrize(("precision", "tolerance"), [("bf16", 24), ("fp16", 4)])
 def test_half_precision_is_recorded_and_near(masks, model, plan_of, precision, tolerance):
     made = samples_of(plan_of(precision=precision), masks, copy.deepcopy(model), 0)
