@@ -14,6 +14,7 @@ from infra.ingest import describe_inputs, ingest_source, private_uri
 from infra.stage import LATEST, PLAN, SYNTHETIC, StageStatus
 from siamdiff import storage
 from siamdiff.config import Config, digest
+from siamdiff.data.layouts.lines import SUFFIXES
 from siamdiff.data.manifest import INDEX
 from siamdiff.data.pairing import Source, scan, scan_images
 from siamdiff.data.sample import Foreign
@@ -80,13 +81,26 @@ def open_sets(config: Config, real: ShardSet, status: StageStatus) -> list[Named
 def _find(config: Config, real: ShardSet, name: str, given: str) -> NamedSet | _Folder:
     """What lies at a set's URI, checked as far as listings tell."""
     uri = _newest(config) if given == NEWEST else given
-    files = storage.list_files(uri)
+    files = _list(uri)
+    if not files and not uri.endswith(SUFFIXES):
+        raise UserError(
+            f"evaluate.synthetic: the set {name} at {uri} does not exist or is empty; give a shard set, a folder of "
+            "images (with masks/ beside images/), or 'latest'"
+        )
     if any(file.startswith(f"{FOLDER}/") or file in (PLAN, INDEX) for file in files):
         return _checked(NamedSet(name, ShardSet.open(uri)), real)
     try:
         return _folder(config, real, name, uri)
     except UserError as error:
-        raise UserError(f"evaluate.synthetic, set {name}: {error}") from None
+        message = str(error).removeprefix("data.source ")
+        raise UserError(f"evaluate.synthetic: the set {name}: {message}") from None
+
+
+def _list(uri: str) -> dict[str, int]:
+    try:
+        return storage.list_files(uri)
+    except FileNotFoundError:  # a bucket that does not exist
+        return {}
 
 
 def _newest(config: Config) -> str:

@@ -100,9 +100,11 @@ def _kinds(pairs: Sequence[Pair]) -> list[str]:
 def _legend(kinds: Sequence[str]) -> list[str]:
     if MASK not in kinds:
         return []
-    on_real = "on the real image its own, on the synthetic one " if REAL in kinds else ""
+    outlines = "the image's mask"
+    if REAL in kinds:
+        outlines = "a mask - on the real image its own, on the synthetic one the mask it was made from"
     return [
-        f"Cyan line: outline of a mask - {on_real}the mask it was made from. "
+        f"Cyan line: outline of {outlines}. "
         "Dice: overlap of that mask with what a segmenter trained on real images finds (1 is best)."
     ]
 

@@ -254,9 +254,9 @@ def test_what_is_wrong_with_one_set_is_found_before_another_is_ingested(tmp_path
     (tmp_path / "texts" / "images").mkdir(parents=True)
     (tmp_path / "texts" / "images" / "a.txt").write_text("none")
     for bad, message in (
-        (str(tmp_path / "nothing"), "set z: .* does not exist or is empty"),
-        (str(tmp_path / "texts"), "set z: "),
-        (single, "set z: .* has 1 samples to compare"),
+        (str(tmp_path / "nothing"), "the set z at .*nothing does not exist or is empty"),
+        (str(tmp_path / "texts"), "the set z: "),
+        (single, "the set z: .* has 1 samples to compare"),
         (incomplete.uri, "not a complete set"),
         (real.uri, "is a real set"),
         ("latest", "generate first"),
