@@ -188,10 +188,21 @@ def _metrics(job: Job, demo: bool, results: dict[str, Any], seconds: float) -> d
         },
         "results": results,
         "table": make_rows(results),
-        "warnings": [warning for result in results.values() for warning in result["warnings"]],
+        "warnings": [
+            *_unequal(results),
+            *(line for result in results.values() for line in result["warnings"]),
+        ],
         "seconds": round(seconds, 1),
         "versions": {name: version(name) for name in PACKAGES},
     }
+
+
+def _unequal(results: dict[str, Any]) -> list[str]:
+    if len({result["count"] for result in results.values()}) == 1:
+        return []
+    return [
+        "the sets have different numbers of images: compare a Frechet distance with its floor, not with another set's"
+    ]
 
 
 def _describe(shard_set: ShardSet) -> dict[str, Any]:

@@ -174,6 +174,7 @@ def test_sets_of_any_origin_are_compared_in_one_table(ray, tmp_path, caplog):
     assert "Other Net: 5 of 5 images were resized to 32 x 32 pixels" in metrics["warnings"]
     assert results["bare"]["mask_agreement"] is None and results["bare"]["figures"][0]["n_synthetic"] == 3
     assert "bare: its images came without masks: there is no mask agreement" in metrics["warnings"]
+    assert any("different numbers of images" in warning for warning in metrics["warnings"])
     agreements = [results[name]["mask_agreement"] for name in ("ours", "Other Net")]
     assert agreements[0]["real"] == agreements[1]["real"]  # one segmenter judges all
     files = storage.list_files(output)
