@@ -98,7 +98,10 @@ class ShardSampler:
 
     def _real_images(self, batch: Sequence[Condition]) -> Tensor:
         """The real images of the masks, (B, 3, H, W) in [0, 1]."""
-        images = [image_tensor(decode_image(condition.real.image)) for condition in batch if condition.real]
+        images = []
+        for condition in batch:
+            assert condition.real is not None, "a plan with this guide reads the real pairs"
+            images.append(image_tensor(decode_image(condition.real.image)))
         return torch.stack(images).to(self.device)
 
     def _text(self, prompt: str) -> Tensor:
