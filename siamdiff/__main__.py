@@ -14,6 +14,7 @@ def main(argv: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_verify(commands)
     _add_status(commands)
+    _add_convert(commands)
     arguments = parser.parse_args(argv)
     try:
         return arguments.run(arguments)
@@ -64,6 +65,45 @@ def _status(arguments: argparse.Namespace) -> int:
         raise UserError(f"{uri} does not exist; give the folder of a run or of a set being made") from None
     for name in ("phase", "done", "left", "heartbeat", "exit_code", "error"):
         print(f"{name:<10} {'-' if status[name] is None else status[name]}")
+    return 0
+
+
+def _add_convert(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    text = (
+        "A single file (Stable Diffusion 1.x, or the authors' merged_pytorch_model.pth) becomes a folder: a model if "
+        "it holds a control network, else a base. A model's folder becomes the authors' file. Every tensor keeps its "
+        "bits; pickles with code are refused."
+    )
+    parser = commands.add_parser("convert", help="from and to the authors' single file", description=text)
+    parser.add_argument(
+        "source", metavar="SOURCE", help="file (.safetensors, .ckpt, .pth, .pt) or model folder"
+    )
+    parser.add_argument("target", metavar="TARGET", help="folder, or file (.safetensors, .pth) of a model")
+    parser.add_argument(
+        "--base",
+        help="folder in diffusers' layout, or hub id, with parts and configurations that the file lacks",
+    )
+    parser.add_argument(
+        "--resolution", type=int, default=384, help="side of the images the model was trained on [384]"
+    )
+    parser.add_argument(
+        "--license", default="unknown", help="of the model; travels to synthetic sets [unknown]"
+    )
+    parser.add_argument(
+        "--permitted-use", default="unknown", help="what it permits; travels likewise [unknown]"
+    )
+    parser.set_defaults(run=_convert)
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    from siamdiff.model import convert, sources  # PyTorch, which the other tools do without
+
+    source, target = (storage.normalize(uri) for uri in (arguments.source, arguments.target))
+    if sources.is_single_file(source):
+        about = {name: getattr(arguments, name) for name in ("resolution", "license", "permitted_use")}
+        print(convert.import_file(source, target, arguments.base, about))
+    else:
+        print(convert.export_model(source, target))
     return 0
 
 

@@ -202,6 +202,8 @@ class _Source:
                     f"base {self.name}: {part}/ has {len(names)} {fault.replace('_', ' ')} ({some(names)}); weights "
                     f"and config.json must be of the same {kind.__name__}"
                 )
+        if part != "text_encoder":
+            network.register_to_config(_name_or_path="")  # a path of this machine, which saving would pass on
         return network
 
 

@@ -24,6 +24,7 @@ from siamdiff.model.base import write_model_index
 from siamdiff.model.controlnet import SiameseControlNetModel
 from siamdiff.model.diffusion import SD15_SCHEDULE
 from siamdiff.model.ldm import PARTS, authors_key, unet_from_ldm_config
+from siamdiff.model.sources import safe_part
 from siamdiff.model.weights import read_weights, some
 
 NETWORKS = ("unet", "vae", "text_encoder")
@@ -92,7 +93,7 @@ class Checkpoint:
             network.save_pretrained(folder / part)
         for part in [part for part in (*NETWORKS, "tokenizer", "scheduler") if self._has(part)]:
             if part not in self.networks:
-                shutil.copytree(self._supplied(part), folder / part)
+                shutil.copytree(safe_part(self._supplied(part)), folder / part)
         if not self._has("tokenizer"):
             sd1.make_tokenizer().save_pretrained(folder / "tokenizer")
         if not self._has("scheduler"):

@@ -99,18 +99,18 @@ def opened(base: str, supplied: str | None = None) -> Iterator[Path]:
     Raises:
         UserError: nothing lies there, it is not whole, it is a pickle with code, the hub cannot be reached.
     """
-    extra = _folder(supplied) if supplied else None
+    extra = local_folder(supplied) if supplied else None
     if is_single_file(base):
         yield _unpacked(base, extra)
         return
-    folder = _folder(base)
+    folder = local_folder(base)
     places = {}
     for part in PARTS:
         place = folder / part
         if not place.is_dir() and extra and (extra / part).is_dir():
             place = extra / part
         if place.is_dir():
-            places[part] = _safe(place)
+            places[part] = safe_part(place)
     if all(place.parent == folder for place in places.values()):
         yield folder
         return
@@ -123,17 +123,12 @@ def opened(base: str, supplied: str | None = None) -> Iterator[Path]:
         yield joined
 
 
-def _is_hub_id(base: str) -> bool:
-    return bool(_HUB_ID.fullmatch(base)) and not base.lower().endswith(FILES)
+def local_folder(base: str) -> Path:
+    """The local folder of a normalized base that is not a single file, as it is, fetched once per node.
 
-
-def _require(base: str, there: bool) -> None:
-    if not there:
-        raise UserError(f"no base at {base}; give {KINDS}, with --model.base")
-
-
-def _folder(base: str) -> Path:
-    """The local folder of a base that is not a single file."""
+    Raises:
+        UserError: nothing lies there, or the hub cannot be reached.
+    """
     if _is_hub_id(base):
         return _from_hub(base)
     path = storage.local_path(base)
@@ -145,14 +140,49 @@ def _folder(base: str) -> Path:
     return path
 
 
+def safe_part(part: Path) -> Path:
+    """A part of a base itself; where its weights are pickles alone, the node's copy of it as safetensors.
+
+    Raises:
+        UserError: code in a pickle.
+    """
+    files = _files(part)
+    if all(file.suffix != ".bin" for file in files):
+        return part
+    from siamdiff.model.base import convert_pickled
+
+    name = _digest([_stamp(file) for file in files])[:32]
+
+    def make(folder: Path) -> None:
+        convert_pickled(part, folder / part.name)
+        _listed(folder)
+
+    return made_once(f"bases/{name}", make, _is_whole) / part.name
+
+
+def _is_hub_id(base: str) -> bool:
+    return bool(_HUB_ID.fullmatch(base)) and not base.lower().endswith(FILES)
+
+
+def _require(base: str, there: bool) -> None:
+    if not there:
+        raise UserError(f"no base at {base}; give {KINDS}, with --model.base")
+
+
 def _from_hub(base: str) -> Path:
     """The snapshot in the hub's cache, downloaded by diffusers where it is not there (locked: once per node)."""
     from diffusers import StableDiffusionPipeline
+    from huggingface_hub import is_offline_mode
 
     repository, _, revision = resolved(base).partition("@")
     with _hub_explained(base):
         folder = StableDiffusionPipeline.download(
-            repository, revision=revision, safety_checker=None, feature_extractor=None, image_encoder=None
+            repository,
+            revision=revision,
+            local_files_only=is_offline_mode(),
+            safety_checker=None,
+            feature_extractor=None,
+            image_encoder=None,
         )
     return Path(folder)
 
@@ -237,22 +267,6 @@ def _unpacked(base: str, extra: Path | None) -> Path:
         _listed(folder)
 
     return made_once(f"bases/{_digest([base, versions, parts])[:32]}", make, _is_whole)
-
-
-def _safe(part: Path) -> Path:
-    """The part itself; where its weights are pickles alone, the node's copy of it as safetensors."""
-    files = _files(part)
-    if all(file.suffix != ".bin" for file in files):
-        return part
-    from siamdiff.model.base import convert_pickled
-
-    name = _digest([_stamp(file) for file in files])[:32]
-
-    def make(folder: Path) -> None:
-        convert_pickled(part, folder / part.name)
-        _listed(folder)
-
-    return made_once(f"bases/{name}", make, _is_whole) / part.name
 
 
 def _files(part: Path) -> list[Path]:

@@ -59,6 +59,12 @@ def test_a_base_is_loaded_whole_in_fp32_and_in_eval_mode(base, tiny):
     assert base.scheduler.config["prediction_type"] == "epsilon"
 
 
+def test_what_is_saved_of_a_base_does_not_name_where_it_lay(base, tmp_path):
+    for network in (base.vae, base.unet, base.text_encoder):
+        network.save_pretrained(tmp_path)
+        assert str(base.folder) not in (tmp_path / "config.json").read_text()
+
+
 def test_stable_diffusions_own_sampler_and_extra_folders_do_no_harm(folder):
     change(
         folder / "scheduler" / "scheduler_config.json",

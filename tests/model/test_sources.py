@@ -1,0 +1,254 @@
+"""Bases of every origin: what a name means, that it is fetched once, and what is said when it cannot be had."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from huggingface_hub import constants
+from safetensors.torch import save_file
+
+from siamdiff import storage
+from siamdiff.config import Config
+from siamdiff.errors import UserError
+from siamdiff.model.base import Base, load_base
+from siamdiff.model.sources import identity, normalize, opened, resolved
+from tests.model.test_single_file import Payload
+from tests.model.tiny_sd import ldm_state, networks, save_folder
+from tests.s3 import S3Server
+
+HUB_ID = "clinic/tiny-sd"
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture(scope="module")
+def parts() -> dict[str, Any]:
+    return networks()
+
+
+@pytest.fixture(scope="module")
+def saved(parts: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As plain diffusers writes it: no safety checker, PNDM."""
+    return save_folder(tmp_path_factory.mktemp("sd"), parts)
+
+
+@pytest.fixture(autouse=True)
+def node_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SIAMDIFF_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def hub(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A hub cache as a download leaves it, with one model; the hub itself is out of reach (HF_HUB_OFFLINE)."""
+    cache = tmp_path / "hub"
+    model = cache / f"models--{HUB_ID.replace('/', '--')}"
+    snapshot = model / "snapshots" / COMMIT
+    for file in sorted(file for file in saved.rglob("*") if file.is_file()):
+        blob = model / "blobs" / storage.file_sha256(file)
+        blob.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, blob)
+        link = snapshot / file.relative_to(saved)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(blob)
+    (model / "refs").mkdir()
+    (model / "refs" / "main").write_text(COMMIT)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    return snapshot
+
+
+def load(base: str, supplied: str | None = None) -> Base:
+    with opened(base, supplied) as folder:
+        return load_base(str(folder), base)
+
+
+def refusal(base: str, supplied: str | None = None) -> str:
+    with pytest.raises(UserError) as error:
+        load(base, supplied)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def assert_same(base: Base, parts: dict[str, Any]) -> None:
+    for part, network in parts.items():
+        torch.testing.assert_close(getattr(base, part).state_dict(), network.state_dict(), rtol=0, atol=0)
+
+
+def test_a_folder_written_by_plain_diffusers_is_a_base(saved, parts):
+    base = load(str(saved))
+    assert_same(base, parts)
+    assert base.folder == saved, "read where it lies"
+    assert base.scheduler.config["beta_schedule"] == "scaled_linear"
+
+
+def test_names_mean_what_a_user_of_diffusers_expects(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "org" / "local").mkdir(parents=True)
+    assert normalize("tiny") == "tiny"
+    assert normalize("org/name") == "org/name"
+    assert normalize("stable-diffusion-v1-5/stable-diffusion-v1-5@refs/pr/1").endswith("@refs/pr/1")
+    assert normalize("org/local") == str(tmp_path / "org" / "local"), "what is here goes first"
+    assert normalize("org/model.safetensors") == str(tmp_path / "org" / "model.safetensors")
+    assert normalize("./tiny") == str(tmp_path / "tiny")
+    assert normalize("s3://bucket/sd15/") == "s3://bucket/sd15"
+
+
+def test_the_configuration_keeps_hub_ids_and_makes_paths_absolute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model: Any = {"base": "org/name@v1", "parts": "./parts"}
+    resolved_config = Config(root=str(tmp_path), model=model).resolve()
+    assert resolved_config.model.base == "org/name@v1"
+    assert resolved_config.model.parts == str(tmp_path / "parts")
+    assert resolved_config.resolve() == resolved_config
+
+
+def test_a_hub_id_comes_from_the_hubs_cache_and_names_its_commit(hub, parts):
+    assert resolved(HUB_ID) == f"{HUB_ID}@{COMMIT}" == resolved(f"{HUB_ID}@main")
+    base = load(resolved(HUB_ID))
+    assert_same(base, parts)
+    assert base.folder == hub
+    assert identity(resolved(HUB_ID)) == f"{HUB_ID}@{COMMIT}"
+
+
+def test_the_environment_of_the_hub_is_the_hubs_own(hub, tmp_path):
+    """HF_HOME alone, as a user sets it, in a process of its own."""
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "hub").symlink_to(hub.parents[2])
+    program = f"from siamdiff.model.sources import resolved\nprint(resolved({HUB_ID!r}))"
+    environment = {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == f"{HUB_ID}@{COMMIT}", done.stderr
+
+
+@pytest.mark.parametrize("base", ["org/unknown", f"{HUB_ID}@v2", f"{HUB_ID}@{'f' * 40}"])
+def test_an_offline_machine_is_told_what_to_put_where(hub, base):
+    repository = base.partition("@")[0]
+    with pytest.raises(UserError) as error:
+        load(resolved(base))
+    message = str(error.value)
+    assert str(hub.parents[2]) in message and f"hf download {repository}" in message and "\n" not in message
+    assert f"models--{repository.replace('/', '--')}" in message
+
+
+def test_a_half_downloaded_snapshot_is_refused(hub):
+    (hub / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    assert "unet/ cannot be loaded" in refusal(HUB_ID) and "fetch it again" in refusal(HUB_ID)
+    shutil.rmtree(hub / "unet")
+    assert "lacks unet/" in refusal(HUB_ID)
+
+
+def test_a_half_downloaded_folder_is_refused(saved, parts, tmp_path):
+    folder = save_folder(tmp_path / "sharded", parts, max_shard_size="20KB")
+    assert_same(load(str(folder)), parts)
+    shards = sorted((folder / "unet").glob("*-of-*.safetensors"))
+    assert len(shards) > 1
+    content = shards[1].read_bytes()
+    shards[1].write_bytes(content[: len(content) // 2])
+    assert "unet/ cannot be loaded" in refusal(str(folder))
+    shards[1].rename(shards[1].with_suffix(".incomplete"))
+    assert "unet/ cannot be loaded" in refusal(str(folder))
+
+
+def test_nothing_where_the_base_should_be_is_told_with_what_can_be_given(tmp_path, s3: S3Server):
+    for base in (
+        str(tmp_path / "nowhere"),
+        str(tmp_path / "x.ckpt"),
+        f"{s3.new_root()}/sd",
+        f"{s3.new_root()}/x.ckpt",
+    ):
+        with pytest.raises(UserError, match=f"no base at {base}; give a hub id"):
+            identity(base)
+        assert f"no base at {base}; give a hub id" in refusal(base)
+    (tmp_path / "weights.bin").write_bytes(b"")
+    assert "a file of another kind" in refusal(str(tmp_path / "weights.bin"))
+
+
+@pytest.mark.parametrize("name", ["sd.safetensors", "sd.ckpt"])
+def test_a_single_file_is_a_base_unpacked_once(saved, parts, tmp_path, name, monkeypatch):
+    file = tmp_path / name
+    state = ldm_state(parts)
+    save_file(state, file) if file.suffix == ".safetensors" else torch.save(state, file)
+    base = load(str(file), str(saved))
+    assert_same(base, parts)
+    monkeypatch.setattr("siamdiff.model.single_file.read_checkpoint", None)  # not called again
+    again = load(str(file), str(saved))
+    assert again.folder == base.folder
+    damaged = base.folder / "unet" / "diffusion_pytorch_model.safetensors"
+    damaged.unlink()
+    monkeypatch.undo()
+    monkeypatch.setenv("SIAMDIFF_CACHE", str(tmp_path / "cache"))
+    assert_same(load(str(file), str(saved)), parts)
+
+
+def test_folders_and_files_in_a_store_are_fetched_once_per_node(
+    saved, parts, s3: S3Server, tmp_path, node_cache
+):
+    root = s3.new_root()
+    storage.upload_folder(f"{root}/sd", saved)
+    save_file(ldm_state(parts), tmp_path / "sd.safetensors")
+    storage.upload_file(f"{root}/sd.safetensors", tmp_path / "sd.safetensors")
+    for base, supplied in ((f"{root}/sd", None), (f"{root}/sd.safetensors", f"{root}/sd")):
+        first = load(base, supplied)
+        assert_same(first, parts)
+        assert first.folder.is_relative_to(node_cache)
+        before = first.folder.stat().st_ino
+        assert load(base, supplied).folder.stat().st_ino == before
+    before = identity(f"{root}/sd")
+    assert identity(f"{root}/sd") == before
+    storage.write_bytes(f"{root}/sd/unet/config.json", b"{} ")
+    assert identity(f"{root}/sd") != before
+    assert not list(node_cache.glob("bases/*.partial"))
+
+
+def test_whole_parts_come_from_another_folder(saved, parts, tmp_path):
+    lacking, extra = tmp_path / "lacking", tmp_path / "extra"
+    shutil.copytree(saved, lacking, ignore=shutil.ignore_patterns("vae", "tokenizer"))
+    (lacking / "siamdiff.json").write_text(json.dumps({"hint_channels": [4, 4, 8, 8, 16]}))
+    for part in ("vae", "tokenizer", "unet"):
+        shutil.copytree(saved / part, extra / part)
+    (extra / "unet" / "config.json").write_text("{")  # not looked at: the base has one
+    assert "lacks vae/, tokenizer/" in refusal(str(lacking))
+    base = load(str(lacking), str(extra))
+    assert_same(base, parts)
+    assert base.hint_channels == (4, 4, 8, 8, 16)
+
+
+def test_pickled_folders_are_read_by_way_of_safetensors(parts, tmp_path, node_cache):
+    folder = save_folder(tmp_path / "bin", parts, safe_serialization=False)
+    for part in ("vae", "unet"):
+        assert list((folder / part).glob("*.bin")) and not list((folder / part).glob("*.safetensors"))
+    with opened(str(folder)) as joined:
+        assert_same(load_base(str(joined)), parts)
+        assert list((joined / "vae").glob("*.safetensors")), "what goes on into models is no pickle"
+        assert (joined / "vae").resolve().is_relative_to(node_cache)
+
+
+def test_a_poisoned_base_is_refused_and_not_executed(saved, tmp_path):
+    trace = tmp_path / "it ran"
+    poison = {"state_dict": {"a": torch.zeros(1)}, "callbacks": Payload(trace)}
+    torch.save(poison, tmp_path / "sd.ckpt")
+    folder = shutil.copytree(saved, tmp_path / "folder")
+    (folder / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+    torch.save(poison, folder / "vae" / "diffusion_pytorch_model.bin")
+    for base in (tmp_path / "sd.ckpt", folder):
+        assert "posix.mkdir" in refusal(str(base)) and "refused" in refusal(str(base))
+    assert not trace.exists()
+
+
+def test_identity_is_of_the_content_not_of_the_place(saved, tmp_path):
+    copy = shutil.copytree(saved, tmp_path / "copy")
+    before = identity(str(copy))
+    assert before == identity(str(saved))
+    (copy / "README.md").write_text("extra")
+    (copy / "unet" / "diffusion_pytorch_model.fp16.safetensors").write_bytes(b"a variant that is not read")
+    assert identity(str(copy)) == before
+    weights = copy / "unet" / "diffusion_pytorch_model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert identity(str(copy)) != before
