@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from infra.measure import REFERENCE_SPLIT, Measured, measure
-from infra.named_sets import NamedSet, enough, open_sets
+from infra.named_sets import NamedSet, check_count, open_sets
 from infra.stage import CONFIG, EVALUATION, StageStatus, reported
 from siamdiff import storage
 from siamdiff.config import Config, digest
@@ -94,7 +94,7 @@ def _prepare(config: Config, status: StageStatus) -> Job:
     real = ShardSet.open(settings.real)
     if real.manifest.kind != "real":
         raise UserError(f"{real.uri} is a {real.manifest.kind} set; evaluate.real takes a real one")
-    enough(real.uri, len(real.keys(REFERENCE_SPLIT)))
+    check_count(real.uri, len(real.keys(REFERENCE_SPLIT)))
     synthetic = open_sets(config, real, status)
     inputs = {
         "schema": SCHEMA,
@@ -139,7 +139,10 @@ def _result(config: Config, job: Job, named: NamedSet, measured: Measured) -> di
     side = named.shards.manifest.resolution
     resized = sum(count for size, count in sizes.items() if size != f"{side} x {side}")
     if resized:
-        warnings.append(f"{resized} of {len(named.shards)} images were resized to {side} x {side} pixels")
+        fit = named.shards.manifest.made_from.get("data.fit")
+        warnings.append(
+            f"{resized} of {len(named.shards)} images were resized to {side} x {side} pixels ({fit})"
+        )
     if named.left_out:
         reasons = ", ".join(f"{count} {reason}" for reason, count in named.left_out.items())
         warnings.append(f"left out of {named.source}: {reasons}")

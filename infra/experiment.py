@@ -7,6 +7,7 @@ from collections.abc import Callable
 from infra.evaluate import evaluate
 from infra.generate import generate
 from infra.ingest import ingest
+from infra.named_sets import check_given
 from infra.train import train
 from siamdiff.config import Config
 from siamdiff.run import readable_seconds
@@ -25,8 +26,10 @@ def experiment(config: Config, demo: bool) -> None:
     """Ingest, train, generate, evaluate; ends with a table of the stages and their times.
 
     Raises:
+        UserError: a set that is to be compared at the end is missing.
         SiamdiffError: what the first stage that failed raised; the same command goes on there.
     """
+    check_given(config)
     seconds: dict[str, float] = {}
     try:
         for name, stage in STAGES.items():

@@ -78,15 +78,21 @@ def open_sets(config: Config, real: ShardSet, status: StageStatus) -> list[Named
     return sets
 
 
+def check_given(config: Config) -> None:
+    """Looks for the sets that are there from the beginning, hours before an experiment comes to compare them.
+
+    Raises:
+        UserError: one is missing.
+    """
+    for name, uri in (config.evaluate.synthetic or {}).items():
+        if uri not in (NEWEST, config.generate.output):
+            _listed(name, uri)
+
+
 def _find(config: Config, real: ShardSet, name: str, given: str) -> NamedSet | _Folder:
     """What lies at a set's URI, checked as far as listings tell."""
     uri = _newest(config) if given == NEWEST else given
-    files = _list(uri)
-    if not files and not uri.endswith(SUFFIXES):
-        raise UserError(
-            f"evaluate.synthetic: the set {name} at {uri} does not exist or is empty; give a shard set, a folder of "
-            "images (with masks/ beside images/), or 'latest'"
-        )
+    files = _listed(name, uri)
     if any(file.startswith(f"{FOLDER}/") or file in (PLAN, INDEX) for file in files):
         return _checked(NamedSet(name, ShardSet.open(uri)), real)
     try:
@@ -96,11 +102,18 @@ def _find(config: Config, real: ShardSet, name: str, given: str) -> NamedSet | _
         raise UserError(f"evaluate.synthetic: the set {name}: {message}") from None
 
 
-def _list(uri: str) -> dict[str, int]:
+def _listed(name: str, uri: str) -> dict[str, int]:
+    """The files of a set; {} of a single file."""
     try:
-        return storage.list_files(uri)
+        files = storage.list_files(uri)
     except FileNotFoundError:  # a bucket that does not exist
-        return {}
+        files = {}
+    if not files and not uri.endswith(SUFFIXES):
+        raise UserError(
+            f"evaluate.synthetic: the set {name} at {uri} does not exist or is empty; give a shard set, a folder of "
+            "images (with masks/ beside images/), or 'latest'"
+        )
+    return files
 
 
 def _newest(config: Config) -> str:
@@ -124,11 +137,11 @@ def _checked(named: NamedSet, real: ShardSet) -> NamedSet:
             f"{real.uri} holds images of {side} pixels, {shards.uri} of {shards.manifest.resolution}; "
             "evaluate sets of one resolution"
         )
-    enough(shards.uri, len(shards))
+    check_count(shards.uri, len(shards))
     return named
 
 
-def enough(uri: str, count: int) -> None:
+def check_count(uri: str, count: int) -> None:
     """Refuses a set too small for any distance.
 
     Raises:
@@ -153,7 +166,7 @@ def _folder(config: Config, real: ShardSet, name: str, uri: str) -> _Folder:
     )
     alone = scan_images(uri)
     source = alone or scan(data)
-    enough(uri, len(source.pairs))
+    check_count(uri, len(source.pairs))
     origin = Foreign(method=name, has_mask=alone is None)
     assert config.root, "resolve() comes first"
     folder = f"{set_file(name)}-{digest(describe_inputs(data, source, origin))[:12]}"
@@ -169,7 +182,7 @@ def _ingested(folder: _Folder) -> NamedSet:
     with status.reporting():
         ingest_source(folder.data, folder.source, demo=False, status=status, origin=folder.origin)
     shards = ShardSet.open(uri)
-    enough(folder.data.source, len(shards))
+    check_count(folder.data.source, len(shards))
     return NamedSet(folder.name, shards, folder.data.source, _left_out(uri))
 
 

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from infra.evaluate import evaluate
+from infra.experiment import experiment
 from siamdiff import storage
 from siamdiff.config import Config
 from siamdiff.data.phantom import render_phantom
@@ -171,7 +172,7 @@ def test_sets_of_any_origin_are_compared_in_one_table(ray, tmp_path, caplog):
     assert results["Other Net"]["figures"][0]["n_synthetic"] == 5
     assert results["Other Net"]["left_out"] == {"exact duplicate": 1}
     assert results["Other Net"]["source_sizes"] == {"48 x 40": 5}
-    assert "Other Net: 5 of 5 images were resized to 32 x 32 pixels" in metrics["warnings"]
+    assert "Other Net: 5 of 5 images were resized to 32 x 32 pixels (squash)" in metrics["warnings"]
     assert results["bare"]["mask_agreement"] is None and results["bare"]["figures"][0]["n_synthetic"] == 3
     assert "bare: its images came without masks: there is no mask agreement" in metrics["warnings"]
     assert any("different numbers of images" in warning for warning in metrics["warnings"])
@@ -266,3 +267,12 @@ def test_what_is_wrong_with_one_set_is_found_before_another_is_ingested(tmp_path
             evaluate(configure(root, synthetic={"a": good, "z": bad}), demo=False)
         assert "\n" not in str(caught.value)
         assert storage.list_files(storage.join(root, "others")) == {}
+
+
+def test_an_experiment_looks_for_given_sets_before_it_begins(tmp_path):
+    config = configure(
+        str(tmp_path / "root"), synthetic={"ours": "latest", "other": str(tmp_path / "nothing")}
+    )
+    with pytest.raises(UserError, match=r"the set other at .*nothing does not exist"):
+        experiment(config, demo=False)
+    assert storage.list_files(str(tmp_path)) == {}
