@@ -15,13 +15,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from siamdiff.__main__ import main
 from siamdiff.model.diffusion import predict_z_0, q_sample
-from siamdiff.model.ldm import authors_key
+from siamdiff.model.ldm import authors_key, unet_from_ldm_config
 from siamdiff.model.siamese import SiameseDiffusion, StepInputs
 from siamdiff.model.single_file import import_authors
 from siamdiff.model.unet import decode, encode
+from siamdiff.model.weights import read_weights
 from siamdiff.sampling.ddim import ddim_scheduler, sample
 from siamdiff.training.losses import siamese_loss, squared_error, weights_at
+from tests.model.tiny_sd import networks, save_folder
 
 pytestmark = pytest.mark.golden
 
@@ -58,6 +61,7 @@ def mask(tag: str, batch: int, latent: int) -> Tensor:
 @dataclass(frozen=True)
 class Case:
     tag: str
+    folder: Path | None = None  # where the model takes the way through our folder and back
 
     @cached_property
     def facts(self) -> dict:
@@ -71,7 +75,10 @@ class Case:
     @cached_property
     def model(self) -> SiameseDiffusion:
         state = {name: weight(name, shape) for name, shape in self.facts["keys"].items()}
-        unet, controlnet = import_authors(state, self.facts["config"])
+        ldm_config = self.facts["config"]
+        if self.folder:
+            state = there_and_back(state, unet_from_ldm_config(ldm_config), self.folder)
+        unet, controlnet = import_authors(state, ldm_config)
         return SiameseDiffusion(unet, controlnet, ddim_scheduler().alphas_cumprod)
 
     @cached_property
@@ -95,6 +102,17 @@ class Case:
         )
 
 
+def there_and_back(state: dict[str, Tensor], unet: dict, folder: Path) -> dict[str, Tensor]:
+    """The authors' file -> our model folder -> loaded -> the authors' file; VAE and text encoder are made up."""
+    parts = networks(text={"hidden_size": unet["cross_attention_dim"]}, **unet, norm_num_groups=32)
+    base = save_folder(folder / "base", parts)
+    torch.save(state, folder / "merged_pytorch_model.pth")
+    for source, target in (("merged_pytorch_model.pth", "model"), ("model", "again.safetensors")):
+        assert main(["convert", str(folder / source), str(folder / target), "--base", str(base)]) == 0
+    exported = read_weights(folder / "again.safetensors")
+    return {name: tensor for name, tensor in exported.items() if name in state}
+
+
 @pytest.fixture(scope="module", params=TAGS or [None])
 def case(request: pytest.FixtureRequest) -> Case:
     if request.param is None:
@@ -102,8 +120,15 @@ def case(request: pytest.FixtureRequest) -> Case:
     return Case(request.param)
 
 
+@pytest.fixture(scope="module", params=["imported", "there and back"])
+def either(case: Case, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
+    """The case, its weights imported from the authors' format, or imported, exported and imported again."""
+    return case if request.param == "imported" else Case(case.tag, tmp_path_factory.mktemp("convert"))
+
+
 @torch.no_grad()
-def test_predictions(case: Case) -> None:
+def test_predictions(either: Case) -> None:
+    case = either
     inputs, model = case.inputs, case.model
     late = case.facts["steps"]["late"]
     p = model.predict(inputs, weights_at(late["k"], late["n_iter"]))
@@ -133,7 +158,8 @@ def test_samples(case: Case, name: str, steps: int, guidance: float) -> None:
 
 
 @pytest.mark.parametrize("when", ["early", "late"])
-def test_losses_and_gradients(case: Case, when: str) -> None:
+def test_losses_and_gradients(either: Case, when: str) -> None:
+    case = either
     inputs, model, step = case.inputs, case.model, case.facts["steps"][when]
     weights = weights_at(step["k"], step["n_iter"])
     assert weights.w_i == pytest.approx(step["w_i"])

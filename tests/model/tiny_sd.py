@@ -43,13 +43,13 @@ TEXT: dict[str, Any] = {
 DHI = (4, 4, 8, 8, 16)
 
 
-def networks(seed: int = 0, **unet: Any) -> dict[str, Any]:
-    """unet, vae and text_encoder, random throughout."""
-    torch.manual_seed(seed)
+def networks(text: dict[str, Any] | None = None, **unet: Any) -> dict[str, Any]:
+    """unet, vae and text_encoder, random throughout; options of the text encoder and the UNet may be given."""
+    torch.manual_seed(0)
     found = {
         "unet": UNet2DConditionModel(**(UNET | unet)),
         "vae": AutoencoderKL(**VAE),
-        "text_encoder": CLIPTextModel(CLIPTextConfig(**TEXT)),
+        "text_encoder": CLIPTextModel(CLIPTextConfig(**(TEXT | (text or {})))),
     }
     return {part: randomised(network) for part, network in found.items()}
 
