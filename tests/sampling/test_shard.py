@@ -2,6 +2,7 @@
 
 import copy
 import json
+import logging
 
 import numpy as np
 import pytest
@@ -145,7 +146,10 @@ def test_an_adapter_samples_by_the_same_plan(masks, plan_of, tmp_path):
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("bf16", 24), ("fp16", 4)])
-def test_half_precision_is_recorded_and_near(masks, model, plan_of, precision, tolerance):
+def test_half_precision_is_recorded_and_near(
+    masks, model, plan_of, precision, tolerance, caplog, monkeypatch
+):
+    monkeypatch.setattr(logging.getLogger("diffusers"), "propagate", True)
     made = samples_of(plan_of(precision=precision), masks, copy.deepcopy(model), 0)
     for half, whole in zip(made, samples_of(plan_of(), masks, model, 0), strict=True):
         assert half.meta.synthetic.sampler["precision"] == precision
@@ -154,6 +158,7 @@ def test_half_precision_is_recorded_and_near(masks, model, plan_of, precision, t
     made_by = ShardSampler(copy.deepcopy(model), plan_of(precision=precision)).made_by()
     assert made_by["precision"] == {"bf16": "bfloat16", "fp16": "float16"}[precision]
     assert model.unet.dtype == model.vae.dtype == torch.float32
+    assert not caplog.records
 
 
 def test_copies_are_the_real_pairs_under_keys_of_their_own(masks):
