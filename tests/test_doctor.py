@@ -1,0 +1,121 @@
+"""What `python -m siamdiff doctor` finds, on a real store and a real disk."""
+
+import os
+from pathlib import Path
+
+import pytest
+import s3fs
+
+from siamdiff import storage
+from siamdiff.__main__ import main
+from siamdiff.model import tiny
+from tests.s3 import S3Server
+from tests.sets import write_phantoms
+
+TINY = ("--data.resolution", "32", "--train.batch_size", "2")
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> str:
+    file = tmp_path / "experiment.yaml"
+    file.write_text("model: {base: tiny}\n")
+    return str(file)
+
+
+def doctor(capsys: pytest.CaptureFixture[str], config: str, *options: str) -> tuple[int, dict[str, str], str]:
+    """Exit code, lines by check ("level message", the last one of each check), and stderr."""
+    code = main(["doctor", "--config", config, *TINY, *options])
+    out, err = capsys.readouterr()
+    lines = {}
+    for line in out.splitlines():
+        level, check, message = line.split(maxsplit=2)
+        lines[check] = f"{level} {message}"
+    return code, lines, err
+
+
+def test_a_sound_store_passes_and_nothing_is_left_behind(
+    s3: S3Server, config: str, capsys: pytest.CaptureFixture[str]
+):
+    root = s3.new_root()
+    code, lines, _ = doctor(capsys, config, "--root", root)
+    assert (code, {line.split()[0] for line in lines.values()}) == (0, {"ok"})
+    assert lines.keys() == {"store", "versions", "estimate", "memory", "disk", "gpu", "weights", "data"}
+    assert "put if absent" in lines["store"]
+    assert storage.list_files(root) == {}
+
+
+def test_a_new_local_root_is_not_made(config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    code, lines, _ = doctor(capsys, config, "--root", str(tmp_path / "new" / "root"))
+    assert (code, lines["store"][:2]) == (0, "ok")
+    assert not (tmp_path / "new").exists()
+
+
+def test_credentials_that_may_only_read_are_the_users_mistake(
+    s3: S3Server,
+    config: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    fresh_clients: None,
+):
+    for name, value in s3.read_only_env.items():
+        monkeypatch.setenv(name, value)
+    code, lines, err = doctor(capsys, config, "--root", s3.new_root())
+    assert (code, lines["store"][:14]) == (2, "FAIL no access")
+    assert lines["data"].startswith("warn")
+    assert err.startswith("error: 1 of 8 checks fail")
+
+
+def test_a_store_that_does_not_answer_is_not(
+    s3: S3Server,
+    config: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    fresh_clients: None,
+):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    code, lines, _ = doctor(capsys, config, "--root", s3.new_root())
+    assert (code, "cannot be reached" in lines["store"]) == (1, True)
+
+
+@pytest.fixture
+def fresh_clients():
+    """s3fs keeps its clients, with the credentials that they were made with."""
+    s3fs.S3FileSystem.clear_instance_cache()
+    yield
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+def test_data_and_weights_that_are_missing_are_all_told(
+    config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "base").mkdir()
+    for part, network in (("unet", tiny.make_unet(4)), ("vae", tiny.make_vae(32))):
+        network.save_config(tmp_path / "base" / part)
+    tiny.make_text_encoder().config.save_pretrained(tmp_path / "base" / "text_encoder")
+    root = str(tmp_path / "root")
+    given = ("--root", root, "--data.source", str(tmp_path / "none"), "--model.base", str(tmp_path / "base"))
+    code, lines, err = doctor(capsys, config, *given)
+    assert (code, err.split(" checks")[0]) == (2, "error: 2 of 9")
+    assert "does not exist or is empty" in lines["data"]
+    assert lines["weights"].startswith("FAIL base")
+
+
+def test_a_set_of_another_resolution_is_named(
+    config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    write_phantoms(str(tmp_path / "root" / "data"), count=4, size=64)
+    code, lines, _ = doctor(capsys, config, "--root", str(tmp_path / "root"))
+    assert (code, "give --data.resolution 64" in lines["data"]) == (2, True)
+
+
+@pytest.mark.skipif("RAY_ADDRESS" in os.environ, reason="a cluster's nodes are not looked at")
+def test_gpus_that_are_not_there_are_asked_for_in_vain(
+    config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    code, lines, _ = doctor(capsys, config, "--root", str(tmp_path / "root"), "--cluster.gpus", "64")
+    assert (code, lines["gpu"][:27]) == (2, "FAIL 64 are asked for, 0 ar")
+
+
+def test_a_misspelt_field_is_told_as_by_the_jobs(config: str, capsys: pytest.CaptureFixture[str]):
+    assert main(["doctor", "--config", config, "--train.stepz", "3"]) == 2
+    assert "did you mean '--train.steps'" in capsys.readouterr().err
