@@ -52,10 +52,10 @@ class SamplerActor:
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Samples and writes one shard: {name, count, seconds, error}."""
-        started = time.monotonic()
-        count, error = 0, row["error"]
         import ray
 
+        started = time.monotonic()
+        count, error = 0, row["error"]
         attempt: Any = ray.get(self.attempts.begin.remote(row["name"]))
         if not error and attempt > MAX_ATTEMPTS:
             error = f"its sampler died {MAX_ATTEMPTS} times; look for its last words in the log above"
