@@ -383,6 +383,6 @@ class Cluster(Section):
     )
     threads: int = Field(default=1, ge=1, description="threads of each worker and actor on CPU")
     device: str | None = Field(
-        default=None, description="GPU that --dry-run reckons with: a name of docs/train.md's table"
+        default=None, description="GPU that --dry-run reckons with: a name of docs/configurations.md's table"
     )
     price: float | None = Field(default=None, ge=0, description="of a GPU hour, in dollars, for --dry-run")

@@ -88,7 +88,7 @@ def _training(config: Config, networks: Architecture, device: Device | None) -> 
     accumulation = train.batch_size // train.workers // micro_batch(train)
     engine = f"ZeRO stage {train.zero_stage}" if train.engine == "deepspeed" else "one process"
     yield (
-        f"training: {train.workers} workers x micro-batch {micro_batch(train)} x accumulation {accumulation} = "
+        f"training: {_several(train.workers, 'worker')} x micro-batch {micro_batch(train)} x accumulation {accumulation} = "
         f"{train.batch_size}, {config.data.resolution} x {config.data.resolution} pixels, {train.precision}, {engine}"
         f"{', activation checkpointing' if train.activation_checkpointing else ''}"
     )
@@ -118,6 +118,10 @@ def _training(config: Config, networks: Architecture, device: Device | None) -> 
         )
     yield f"  all {train.steps:,} steps: {whole / TERA:,.0f} TFLOP"
     yield from _hours("training", whole, train.precision, train.workers, config, device)
+
+
+def _several(number: int, what: str) -> str:
+    return f"{number} {what}" + ("s" if number != 1 else "")
 
 
 def _memory(memory: Memory) -> Iterator[str]:
@@ -170,7 +174,7 @@ def _generation(config: Config, networks: Architecture, device: Device | None) -
     )
     images = decode(networks, resolution, settings.batch_size)
     yield (
-        f"generation: {settings.actors} samplers x batch {settings.batch_size}, {resolution} x {resolution} pixels, "
+        f"generation: {_several(settings.actors, 'sampler')} x batch {settings.batch_size}, {resolution} x {resolution} pixels, "
         f"{settings.steps} steps, {settings.precision}"
     )
     width = DTYPES[settings.precision].itemsize
@@ -222,7 +226,7 @@ def _masks(config: Config) -> int | None:
 
 
 def _too_much(peak: int, device: Device, fixes: str) -> str:
-    return f"  WARNING: {peak / GB:.1f} GB do not fit into the {device.memory} GB of a {device.name}; try {fixes}"
+    return f"  WARNING: {peak / GB:.1f} GB do not fit into the {device.memory} GB of one {device.name}; try {fixes}"
 
 
 def _hours(
