@@ -18,7 +18,7 @@ from siamdiff.errors import UserError
 from siamdiff.model.base import Base, load_base
 from siamdiff.model.sources import identity, normalize, opened, resolved
 from tests.model.test_single_file import Payload
-from tests.model.tiny_sd import ldm_state, networks, save_folder
+from tests.model.tiny_sd import fill_hub_cache, ldm_state, networks, save_folder
 from tests.s3 import S3Server
 
 HUB_ID = "clinic/tiny-sd"
@@ -44,21 +44,9 @@ def node_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def hub(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A hub cache as a download leaves it, with one model; the hub itself is out of reach (HF_HUB_OFFLINE)."""
-    cache = tmp_path / "hub"
-    model = cache / f"models--{HUB_ID.replace('/', '--')}"
-    snapshot = model / "snapshots" / COMMIT
-    for file in sorted(file for file in saved.rglob("*") if file.is_file()):
-        blob = model / "blobs" / storage.file_sha256(file)
-        blob.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, blob)
-        link = snapshot / file.relative_to(saved)
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(blob)
-    (model / "refs").mkdir()
-    (model / "refs" / "main").write_text(COMMIT)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
-    return snapshot
+    """A snapshot in the hub's cache; the hub itself is out of reach (HF_HUB_OFFLINE)."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    return fill_hub_cache(tmp_path / "hub", saved, HUB_ID, COMMIT)
 
 
 def load(base: str, supplied: str | None = None) -> Base:
@@ -120,7 +108,12 @@ def test_the_environment_of_the_hub_is_the_hubs_own(hub, tmp_path):
     home.mkdir()
     (home / "hub").symlink_to(hub.parents[2])
     program = f"from siamdiff.model.sources import resolved\nprint(resolved({HUB_ID!r}))"
-    environment = {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
+    environment = {
+        "HF_HOME": str(home),
+        "HF_HUB_OFFLINE": "1",
+        "PATH": "/usr/bin:/bin",
+        "OMP_NUM_THREADS": "1",
+    }
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
     assert done.stdout.strip() == f"{HUB_ID}@{COMMIT}", done.stderr
 

@@ -1,5 +1,6 @@
 """A tiny Stable Diffusion 1.x of random weights, made by plain diffusers, as folder and as the authors' single file."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from siamdiff.model.controlnet import SiameseControlNetModel
 from siamdiff.model.diffusion import SD15_SCHEDULE
 from siamdiff.model.sd1 import clip_tokenizer, make_scheduler
 from siamdiff.model.single_file import authors_state
+from siamdiff.storage import file_sha256
 
 UNET: dict[str, Any] = {
     "sample_size": 4,
@@ -87,3 +89,19 @@ def save_folder(folder: Path, parts: dict[str, Any], **options: Any) -> Path:
 def ldm_state(parts: dict[str, Any]) -> dict[str, torch.Tensor]:
     """Every tensor of the networks in the authors' format."""
     return authors_state(parts, make_scheduler())
+
+
+def fill_hub_cache(cache: Path, saved: Path, hub_id: str, commit: str) -> Path:
+    """What a download of a folder from a model hub leaves in the hub's cache; returns the snapshot."""
+    model = cache / f"models--{hub_id.replace('/', '--')}"
+    snapshot = model / "snapshots" / commit
+    for file in sorted(file for file in saved.rglob("*") if file.is_file()):
+        blob = model / "blobs" / file_sha256(file)
+        blob.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, blob)
+        link = snapshot / file.relative_to(saved)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(blob)
+    (model / "refs").mkdir(exist_ok=True)
+    (model / "refs" / "main").write_text(commit)
+    return snapshot
