@@ -12,7 +12,8 @@ from siamdiff.model import tiny
 from tests.s3 import S3Server
 from tests.sets import write_phantoms
 
-TINY = ("--data.resolution", "32", "--train.batch_size", "2")
+# small, so that what it takes is soon reckoned
+TINY = ("--data.resolution", "32", "--train.batch_size", "2", "--preset", "table5-1")
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from siamdiff.training.losses import LossWeights
 from tests.jobs import REPOSITORY
 
 SIDE, BATCH = 64, 2
+MASK_ALONE: dict[str, Any] = {"image_branch": False, "online_augmentation": False, "consistency_weight": 0.0}
 
 
 def configured(**sections: dict[str, Any]) -> Config:
@@ -123,10 +123,9 @@ def test_a_meter_forgets_what_is_freed():
 @pytest.mark.parametrize(
     ("train", "fewer"),
     [
-        ({"image_branch": False, "online_augmentation": False, "consistency_weight": 0.0}, True),
+        (MASK_ALONE, True),
         ({"trained_unet": "none"}, True),
         ({"trained_unet": "all"}, False),
-        ({"activation_checkpointing": True}, False),
     ],
 )
 def test_switches_change_the_arithmetic(train: dict[str, Any], fewer: bool, papers: Count):
@@ -143,8 +142,7 @@ def papers() -> Count:
 
 @pytest.mark.parametrize("control", ["dhi", "plain", "t2i-adapter"])
 def test_every_control_network_is_reckoned(control: str):
-    off = {"image_branch": False, "online_augmentation": False, "consistency_weight": 0.0}
-    config = configured(model={"control": control}, train=off | {"batch_size": BATCH})
+    config = configured(model={"control": control}, train=MASK_ALONE | {"batch_size": BATCH})
     text = report.dry_run(config, ("train", "generate"))
     assert re.search(r"control +[1-9][\d,]+ +[1-9]", text)
 
@@ -205,8 +203,8 @@ def test_a_base_that_is_not_here_is_said_to_be_taken_for_sd15():
 
 def test_too_little_memory_is_a_warning_with_what_to_lower():
     config = configured(
-        model={"base": "somebody/some-model"},
-        train={"batch_size": 48, "online_augmentation": False},
+        data={"resolution": 1024},
+        train={"batch_size": 48} | MASK_ALONE,
         cluster={"device": "RTX 3090", "price": 1.0},
     )
     text = report.dry_run(config, ("train",))
@@ -225,11 +223,9 @@ def test_a_dry_run_needs_no_ray_and_writes_nothing(tmp_path: Path):
         "runpy.run_path(sys.argv[0], run_name='__main__')"
     )
     root = tmp_path / "root"
-    job = [str(REPOSITORY / "jobs" / "experiment.py"), "--dry-run", "--root", str(root)]
-    started = time.monotonic()
+    job = [str(REPOSITORY / "jobs" / "generate.py"), "--dry-run", "--root", str(root)]
     done = subprocess.run([sys.executable, "-c", program, *job], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "trainable parameters" in done.stdout
     assert "hours of" in done.stdout
     assert not root.exists()
-    assert time.monotonic() - started < 60

@@ -88,8 +88,9 @@ def _training(config: Config, networks: Architecture, device: Device | None) -> 
     accumulation = train.batch_size // train.workers // micro_batch(train)
     engine = f"ZeRO stage {train.zero_stage}" if train.engine == "deepspeed" else "one process"
     yield (
-        f"training: {_several(train.workers, 'worker')} x micro-batch {micro_batch(train)} x accumulation {accumulation} = "
-        f"{train.batch_size}, {config.data.resolution} x {config.data.resolution} pixels, {train.precision}, {engine}"
+        f"training: {_several(train.workers, 'worker')} x micro-batch {micro_batch(train)} x accumulation "
+        f"{accumulation} = {train.batch_size}, {config.data.resolution} x {config.data.resolution} pixels, "
+        f"{train.precision}, {engine}"
         f"{', activation checkpointing' if train.activation_checkpointing else ''}"
     )
     trained = count(networks.model, trainable=True)
@@ -174,8 +175,8 @@ def _generation(config: Config, networks: Architecture, device: Device | None) -
     )
     images = decode(networks, resolution, settings.batch_size)
     yield (
-        f"generation: {_several(settings.actors, 'sampler')} x batch {settings.batch_size}, {resolution} x {resolution} pixels, "
-        f"{settings.steps} steps, {settings.precision}"
+        f"generation: {_several(settings.actors, 'sampler')} x batch {settings.batch_size}, "
+        f"{resolution} x {resolution} pixels, {settings.steps} steps, {settings.precision}"
     )
     width = DTYPES[settings.precision].itemsize
     weights = width * count(networks.model) + 4 * (
