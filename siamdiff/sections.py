@@ -3,9 +3,10 @@
 Defaults are the paper's (Sec. 5.1), where it names them.
 """
 
+import math
 import re
 from collections import Counter
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -164,7 +165,7 @@ class Train(Section):
         default=None, ge=1, description="samples per worker and pass; smaller accumulates [batch / workers]"
     )
     workers: int = Field(default=1, ge=1, description="training processes")
-    zero_stage: Literal[0, 1, 2, 3] = Field(default=2, description="DeepSpeed ZeRO stage")
+    zero_stage: int = Field(default=2, ge=0, le=3, description="DeepSpeed ZeRO stage")
     engine: Literal["deepspeed", "torch"] = Field(
         default="deepspeed", description="deepspeed: Ray Train with ZeRO; torch: one process without Ray"
     )
@@ -179,7 +180,7 @@ class Train(Section):
     image_branch: bool = Field(
         default=True, description="Image-Diffusion and its loss L_i (Eq. 8); the switches below need it"
     )
-    image_weight: Literal["linear"] | Annotated[float, Field(ge=0, le=1)] = Field(
+    image_weight: Literal["linear"] | float = Field(
         default="linear", description="w_i (Eq. 5): linear is the paper's k / N; or a constant"
     )
     consistency_weight: float = Field(
@@ -213,6 +214,19 @@ class Train(Section):
     checkpoints_kept: int = Field(default=2, ge=1, description="complete checkpoints kept")
     preview_steps: int = Field(default=500, ge=1, description="steps between two previews")
     max_restarts: int = Field(default=3, ge=0, description="restarts of the worker group after a lost worker")
+
+    @field_validator("image_weight", mode="before")
+    @classmethod
+    def _linear_or_constant(cls, given: Any) -> Any:
+        if given == "linear":
+            return given
+        try:
+            constant = float(given)
+        except (TypeError, ValueError):
+            constant = math.nan
+        if not 0 <= constant <= 1:
+            raise ValueError("give linear, or a number from 0 to 1")
+        return constant
 
     @model_validator(mode="after")
     def _deepspeed_can(self) -> "Train":

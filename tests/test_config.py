@@ -51,6 +51,12 @@ def test_the_command_line_stands_above_the_file(tmp_path: Path):
     assert (config.root, config.train.steps, config.train.batch_size) == ("/somewhere", 9, 4)
 
 
+def test_numbers_are_taken_from_the_command_line():
+    train = loaded("--train.zero_stage", "3", "--train.image_weight", "0.25").train
+    assert (train.zero_stage, train.image_weight) == (3, 0.25)
+    assert loaded("--train.image_weight", "linear").train.image_weight == "linear"
+
+
 def test_lists_can_be_given_with_commas_or_repeated():
     assert loaded("--generate.fold_masks", "real,random").generate.fold_masks == ["real", "random"]
     repeated = loaded("--generate.fold_masks", "real", "--generate.fold_masks", "random")
@@ -84,6 +90,14 @@ def test_the_derived_run_depends_on_what_the_result_depends_on():
         (["--generate.transforms.scale", "2,1"], ["scale", "first bound"]),
         (["--config", "/nowhere/x.yaml"], ["/nowhere/x.yaml", "No such file"]),
         (["--root", "ftp://host/x"], ["ftp://host/x", "s3://"]),
+        (["--train.zero_stage", "4"], ["train.zero_stage", "'4'", "less than or equal to 3"]),
+        (
+            ["--train.image_weight", "1.5"],
+            ["train.image_weight = '1.5': give linear, or a number from 0 to 1"],
+        ),
+        (["--train.image_weight", "lineer"], ["train.image_weight = 'lineer': give linear, or a number"]),
+        (["--train.precision", "fp16", "--train.zero_stage", "0"], ["fp16", "give --train.zero_stage 1"]),
+        (["--train.compile", "true", "--train.zero_stage", "3"], ["compile", "give --train.zero_stage 2"]),
         (["--preset", "table5-11"], ["'table5-11'", "did you mean 'table5-1'?", "table6-0.5", "t2i-adapter"]),
         (["--train.image_branch", "false"], ["train.image_branch is false", "train.consistency_weight 0"]),
         (["--preset", "table5-1", "--train.online_augmentation", "true"], ["train.image_branch is false"]),
