@@ -1,4 +1,5 @@
-"""Gradients under DeepSpeed ZeRO 0-3 on two workers equal those of the deep-copy implementation in one process."""
+"""DeepSpeed ZeRO 0-3 on two workers: gradients equal those of the deep-copy implementation in one process, and bf16
+trains as the plain engine does."""
 
 import itertools
 import os
@@ -10,22 +11,35 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 
+from siamdiff.model.siamese import SiameseDiffusion
+from siamdiff.training.engine import Engine, TorchEngine
 from siamdiff.training.losses import weights_at
 from tests.training.reference import naive_loss, tiny_inputs, tiny_model
 
 N, K = 30, 20  # a step after N / 3: every loss term is there
 TIMESTEPS = [[150, 700], [300, 999]]  # of rank 0, of rank 1: only rank 0 has a sample for Online-Augmentation
-CASES = list(itertools.product([0, 1, 2, 3], [False, True]))  # ZeRO stage, activation checkpointing
+Case = tuple[int, bool, str]  # ZeRO stage, activation checkpointing, which parts of the UNet learn
+CASES: list[Case] = [
+    *itertools.product([0, 1, 2, 3], [False, True], ["decoder"]),
+    (2, True, "all"),
+    (3, False, "all"),
+]
+MORE = sorted(set(itertools.product([0, 1, 2, 3], [False, True], ["all", "none"])) - set(CASES))
+STEPS, RESUMED = 5, 3
 
 
-def halves(rank: int) -> Any:
+def halves(rank: int, seed: int = 0) -> Any:
     """This rank's half of the batch of four."""
-    inputs = tiny_inputs(TIMESTEPS[0] + TIMESTEPS[1], dtype=torch.float32)
+    inputs = tiny_inputs(TIMESTEPS[0] + TIMESTEPS[1], seed, dtype=torch.float32)
     return type(inputs)(**{name: value[2 * rank : 2 * rank + 2] for name, value in vars(inputs).items()})
 
 
-def worker(rank: int, port: int, folder: str) -> None:
-    """Runs every case and, on rank 0, saves its gradients."""
+def case_file(folder: str | Path, case: Case) -> Path:
+    return Path(folder, "-".join(map(str, case)) + ".pt")
+
+
+def join(rank: int, port: int) -> None:
+    """Makes this process one of two workers."""
     os.environ |= {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
@@ -35,45 +49,134 @@ def worker(rank: int, port: int, folder: str) -> None:
     }
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
-    from deepspeed.utils import safe_get_full_grad
 
+
+def engine(model: SiameseDiffusion, stage: int, precision: Any = "fp32") -> Any:
     from infra.zero import DeepSpeedEngine
 
-    for stage, checkpointing in CASES:
-        model = tiny_model(dtype=torch.float32)
-        if checkpointing:
-            model.unet.enable_gradient_checkpointing()
-            model.controlnet.enable_gradient_checkpointing()
-        engine = DeepSpeedEngine(
-            model, zero_stage=stage, learning_rate=1e-3, weight_decay=0.0, micro_batch=2, accumulation=1
-        )
-        loss, _ = engine.forward(halves(rank), weights_at(K, N))
-        engine.backward(loss)
-        gradients = {name: safe_get_full_grad(p) for name, p in model.named_parameters() if p.requires_grad}
-        engine.step()
-        if rank == 0:
-            torch.save(gradients, Path(folder) / f"{stage}-{checkpointing}.pt")
+    return DeepSpeedEngine(
+        model,
+        zero_stage=stage,
+        learning_rate=1e-3,
+        weight_decay=0.0,
+        micro_batch=2,
+        accumulation=1,
+        precision=precision,
+    )
+
+
+def worker(rank: int, port: int, folder: str, cases: list[Case], bf16_stages: list[int]) -> None:
+    """All that is asked of one of two workers; bf16 last, since DeepSpeed keeps autocast on in a process."""
+    join(rank, port)
+    save_gradients(rank, folder, cases)
+    save_bf16_runs(rank, folder, bf16_stages)
     torch.distributed.destroy_process_group()
 
 
-@pytest.fixture(scope="module")
-def zero_gradients(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("gradients")
+def save_gradients(rank: int, folder: str, cases: list[Case]) -> None:
+    """Runs every case and, on rank 0, saves its gradients."""
+    from deepspeed.utils import safe_get_full_grad
+
+    for case in cases:
+        stage, checkpointing, trained_unet = case
+        model = tiny_model(dtype=torch.float32, trained_unet=trained_unet)
+        if checkpointing:
+            model.unet.enable_gradient_checkpointing()
+            model.controlnet.enable_gradient_checkpointing()
+        trained = engine(model, stage)
+        loss, _ = trained.forward(halves(rank), weights_at(K, N))
+        trained.backward(loss)
+        found = {name: safe_get_full_grad(p) for name, p in model.named_parameters() if p.requires_grad}
+        trained.step()
+        if rank == 0:
+            torch.save(found, case_file(folder, case))
+
+
+def save_bf16_runs(rank: int, folder: str, stages: list[int]) -> None:
+    """At each stage, saves the losses of a run, of one that is resumed, and the first one's weights."""
+    for stage in stages:
+        whole = engine(tiny_model(dtype=torch.float32), stage, "bf16")
+        losses = steps(whole, lambda k: halves(rank, k))
+        weights = whole.full_weights()
+        cut = engine(tiny_model(dtype=torch.float32), stage, "bf16")
+        steps(cut, lambda k: halves(rank, k), last=RESUMED)
+        cut.save(Path(folder, str(stage)))
+        resumed = engine(tiny_model(dtype=torch.float32), stage, "bf16")
+        resumed.load(Path(folder, str(stage)))
+        after = steps(resumed, lambda k: halves(rank, k), first=RESUMED)
+        torch.save((losses, after, weights), Path(folder, f"{stage}-{rank}.pt"))
+
+
+def steps(trained: Engine, inputs: Any, first: int = 0, last: int = STEPS) -> torch.Tensor:
+    """The losses (steps, terms) of some steps."""
+    losses = []
+    for k in range(first, last):
+        loss, terms = trained.forward(inputs(k), weights_at(K + k, N))
+        trained.backward(loss)
+        trained.step()
+        losses.append(torch.stack(list(terms.values())))
+    return torch.stack(losses)
+
+
+def spawn(folder: Path, cases: list[Case], bf16_stages: list[int]) -> None:
+    """Two workers that meet at a free port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.spawn(worker, args=(port, str(folder)), nprocs=2)  # pyright: ignore[reportPrivateImportUsage]
+    mp.spawn(worker, args=(port, str(folder), cases, bf16_stages), nprocs=2)  # pyright: ignore[reportPrivateImportUsage]
+
+
+def check(case: Case, folder: Path) -> None:
+    """Against the deep copy of each network, in one process."""
+    model = tiny_model(dtype=torch.float32, trained_unet=case[2])
+    naive_loss(model, tiny_inputs(TIMESTEPS[0] + TIMESTEPS[1], dtype=torch.float32), K, N).backward()
+    expected = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+    found = torch.load(case_file(folder, case))
+    assert found.keys() == expected.keys()
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-6)
+
+
+def check_bf16(stage: int, folder: Path) -> None:
+    """Losses against those of one process, in bf16 and in fp32; those of a resumed run; the dtype of weights."""
+
+    def plain(precision: Any) -> torch.Tensor:
+        model = tiny_model(dtype=torch.float32)
+        one = TorchEngine(model, learning_rate=1e-3, weight_decay=0.0, accumulation=1, precision=precision)
+        return steps(one, lambda k: tiny_inputs(TIMESTEPS[0] + TIMESTEPS[1], k, dtype=torch.float32))
+
+    parts = [torch.load(folder / f"{stage}-{rank}.pt") for rank in (0, 1)]
+    losses = torch.stack([part[0] for part in parts]).mean(dim=0)
+    torch.testing.assert_close(losses, plain("bf16"), rtol=2e-3, atol=2e-4)
+    torch.testing.assert_close(losses, plain("fp32"), rtol=2e-3, atol=2e-4)
+    assert all(torch.equal(after, whole[RESUMED:]) for whole, after, _ in parts)
+    assert {weight.dtype for weight in parts[0][2].values()} == {torch.float32}
+
+
+@pytest.fixture(scope="module")
+def outcome(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("zero")
+    spawn(folder, CASES, [2])
     return folder
 
 
 @pytest.mark.cluster
-@pytest.mark.parametrize(("stage", "checkpointing"), CASES)
-def test_gradients_equal_the_deep_copys_under_zero(
-    zero_gradients: Path, stage: int, checkpointing: bool
-) -> None:
-    model = tiny_model(dtype=torch.float32)
-    naive_loss(model, tiny_inputs(TIMESTEPS[0] + TIMESTEPS[1], dtype=torch.float32), K, N).backward()
-    expected = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
-    found = torch.load(zero_gradients / f"{stage}-{checkpointing}.pt")
-    assert found.keys() == expected.keys()
-    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-6)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_gradients_equal_the_deep_copys_under_zero(outcome: Path, case: Case) -> None:
+    check(case, outcome)
+
+
+@pytest.mark.cluster
+def test_bf16_trains_as_the_plain_engine_resumes_exactly_and_keeps_fp32_weights(outcome: Path) -> None:
+    check_bf16(2, outcome)
+
+
+@pytest.mark.soak
+@pytest.mark.cluster
+@pytest.mark.timeout(1200)
+def test_every_stage_whatever_of_the_unet_learns(tmp_path: Path) -> None:
+    stages = [0, 1, 3]
+    spawn(tmp_path, MORE, stages)
+    for case in MORE:
+        check(case, tmp_path)
+    for stage in stages:
+        check_bf16(stage, tmp_path)
