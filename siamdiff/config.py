@@ -76,6 +76,21 @@ class Config(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _deepspeed_can(self) -> "Config":
+        train = self.train
+        if train.engine == "deepspeed" and train.precision == "fp16" and train.zero_stage == 0:
+            raise ValueError(
+                "train.precision is fp16 and train.zero_stage 0, where DeepSpeed does not give its fp32 weights away: "
+                "give --train.zero_stage 1, 2 or 3"
+            )
+        if train.engine == "deepspeed" and train.compile and train.zero_stage == 3:
+            raise ValueError(
+                "train.compile is on and train.zero_stage 3, where weights are gathered while the networks run: "
+                "give --train.zero_stage 2 or less"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _batch_divides(self) -> "Config":
         train = self.train
         if train.batch_size % train.workers:

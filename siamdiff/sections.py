@@ -229,20 +229,6 @@ class Train(Section):
         return constant
 
     @model_validator(mode="after")
-    def _deepspeed_can(self) -> "Train":
-        if self.engine == "deepspeed" and self.precision == "fp16" and self.zero_stage == 0:
-            raise ValueError(
-                "train.precision is fp16 and train.zero_stage 0, where DeepSpeed does not give its fp32 weights away: "
-                "give --train.zero_stage 1, 2 or 3"
-            )
-        if self.engine == "deepspeed" and self.compile and self.zero_stage == 3:
-            raise ValueError(
-                "train.compile is on and train.zero_stage 3, where weights are gathered while the networks run: "
-                "give --train.zero_stage 2 or less"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _image_branch_is_there(self) -> "Train":
         if not self.image_branch and (self.online_augmentation or self.consistency_weight):
             raise ValueError(
