@@ -29,6 +29,7 @@ from siamdiff.estimate.architecture import architecture, count
 from siamdiff.estimate.memory import CONTEXT, Memory, training_memory
 from siamdiff.estimate.report import train_counts
 from siamdiff.model import sources
+from siamdiff.model.base import load_base
 from siamdiff.sections import PHANTOM
 from siamdiff.training import bases
 from siamdiff.training.engine import check_precision
@@ -298,27 +299,34 @@ def _weights(config: Config) -> Iterator[Finding]:
         )
     else:
         commit = sources.resolved(base)
-        if _is_cached(commit):
-            bases.prepare_base(config)
-            yield Finding("ok", "weights", f"{commit} is whole in this machine's cache and fits the method")
-        else:
+        folder = _in_cache(commit)
+        if folder is None:
             yield Finding(
                 "warn", "weights", f"{commit} is not in this machine's cache; the first job downloads it"
             )
+            return
+        try:
+            load_base(str(folder), commit)
+        except UserError as error:
+            repository = commit.partition("@")[0]
+            raise UserError(
+                f"{error}; where it is half downloaded, complete it: hf download {repository}"
+            ) from error
+        yield Finding("ok", "weights", f"{commit} is whole in this machine's cache and fits the method")
 
 
-def _is_cached(commit: str) -> bool:
-    """Whether the hub's cache holds all of a model, so that opening it downloads nothing."""
-    from diffusers import StableDiffusionPipeline
+def _in_cache(commit: str) -> Path | None:
+    """The hub's snapshot of a model, where some of it is in this machine's cache."""
+    from huggingface_hub import constants, try_to_load_from_cache
 
     repository, _, revision = commit.partition("@")
-    try:
-        StableDiffusionPipeline.download(
-            repository, revision=revision, local_files_only=True, safety_checker=None, feature_extractor=None
+    for part in ("vae", "unet", "text_encoder"):
+        found = try_to_load_from_cache(
+            repository, f"{part}/config.json", cache_dir=constants.HF_HUB_CACHE, revision=revision
         )
-    except (OSError, ValueError):
-        return False
-    return True
+        if isinstance(found, str):
+            return Path(found).parents[1]
+    return None
 
 
 def _data(config: Config) -> Iterator[Finding]:

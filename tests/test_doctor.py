@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 import s3fs
+from huggingface_hub import constants
 
 from siamdiff import storage
 from siamdiff.__main__ import main
 from siamdiff.model import tiny
+from tests.model import tiny_sd
 from tests.s3 import S3Server
 from tests.sets import write_phantoms
 
@@ -99,6 +101,24 @@ def test_data_and_weights_that_are_missing_are_all_told(
     assert (code, err.split(" checks")[0]) == (2, "error: 2 of 9")
     assert "does not exist or is empty" in lines["data"]
     assert lines["weights"].startswith("FAIL base")
+
+
+def test_a_hub_id_is_looked_for_in_the_cache_and_not_fetched(
+    config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    saved = tiny_sd.save_folder(tmp_path / "sd", tiny_sd.networks())
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    snapshot = tiny_sd.fill_hub_cache(tmp_path / "hub", saved, "somebody/tiny-sd", 40 * "a")
+    given = ("--root", str(tmp_path / "root"), "--model.base", "somebody/tiny-sd")
+    code, lines, _ = doctor(capsys, config, *given)
+    assert (code, lines["weights"][:23]) == (0, "ok somebody/tiny-sd@aaa")
+    (snapshot / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    code, lines, _ = doctor(capsys, config, *given)
+    assert (code, lines["weights"].endswith("complete it: hf download somebody/tiny-sd")) == (2, True)
+    for part in ("vae", "unet", "text_encoder"):
+        (snapshot / part / "config.json").unlink()
+    code, lines, _ = doctor(capsys, config, *given)
+    assert (code, lines["weights"][:4]) == (0, "warn")
 
 
 def test_a_set_of_another_resolution_is_named(
