@@ -171,12 +171,11 @@ def _require(base: str, there: bool) -> None:
 
 def _from_hub(base: str) -> Path:
     """The snapshot in the hub's cache, downloaded by diffusers where it is not there (locked: once per node)."""
-    from diffusers import StableDiffusionPipeline
     from huggingface_hub import is_offline_mode
 
     repository, _, revision = resolved(base).partition("@")
     with _hub_explained(base):
-        folder = StableDiffusionPipeline.download(
+        folder = _pipeline().download(
             repository,
             revision=revision,
             local_files_only=is_offline_mode(),
@@ -185,6 +184,19 @@ def _from_hub(base: str) -> Path:
             image_encoder=None,
         )
     return Path(folder)
+
+
+def _pipeline() -> Any:
+    """diffusers' class, imported without transformers' advice to install torchvision, which nothing here needs."""
+    from transformers.utils import logging as transformers_logging
+
+    level = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        from diffusers import StableDiffusionPipeline
+    finally:
+        transformers_logging.set_verbosity(level)
+    return StableDiffusionPipeline
 
 
 @contextmanager
@@ -242,6 +254,8 @@ def _offline(base: str) -> UserError:
 
 def _from_store(uri: str) -> Path:
     versions = _versions(uri)
+    if any(".." in name.split("/") for name in versions):
+        raise UserError(f"{uri} holds names that lead out of it (..); a base has none, give another")
     name = f"bases/{_digest([uri, versions])[:32]}"
     return made_once(name, lambda folder: _listed(folder, storage.download_folder(uri, folder)), _is_whole)
 
