@@ -26,7 +26,7 @@ from siamdiff.data.pairing import scan
 from siamdiff.data.shardset import ShardSet
 from siamdiff.errors import SiamdiffError, UserError
 from siamdiff.estimate.architecture import architecture, count
-from siamdiff.estimate.memory import CONTEXT, Memory, training_memory
+from siamdiff.estimate.memory import CONTEXT, Memory, processes, training_memory
 from siamdiff.estimate.report import train_counts
 from siamdiff.model import sources
 from siamdiff.model.base import load_base
@@ -197,14 +197,12 @@ def _memory(config: Config, needs: Needs) -> Iterator[Finding]:
 
     The base's files are mapped, so that the processes of a node share its pages.
     """
-    shared = 4 * (needs.parameters - needs.own)
-    if config.cluster.gpus:
-        need = shared + config.train.workers * 4 * needs.own
-    else:
-        need = config.train.workers * (needs.memory.peak - CONTEXT)
+    number = processes(config.train)
+    before_gpus = 4 * (needs.parameters - needs.own) + number * 4 * needs.own
+    need = before_gpus if config.cluster.gpus else number * (needs.memory.peak - CONTEXT)
     total, free = _main_memory()
     what = (
-        f"{config.train.workers} training processes take {need / GB:.1f} GB of main memory, "
+        f"{number} training processes take {need / GB:.1f} GB of main memory, "
         f"{free / GB:.1f} of {total / GB:.1f} are free"
     )
     if need <= free:
@@ -252,7 +250,7 @@ def _disk(config: Config, needs: Needs) -> Iterator[Finding]:
 
 def _gpu(config: Config, needs: Needs) -> Iterator[Finding]:
     visible = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    wanted = config.cluster.gpus * config.train.workers
+    wanted = config.cluster.gpus * processes(config.train)
     if not wanted:
         if visible:
             yield Finding(

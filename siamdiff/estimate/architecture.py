@@ -1,13 +1,12 @@
 """The networks of a configuration on the meta device: shapes without content, nothing downloaded or read but JSON."""
 
-import importlib.resources
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -17,7 +16,7 @@ from siamdiff.model import tiny
 from siamdiff.model.base import INFO, Base
 from siamdiff.model.build import build_model
 from siamdiff.model.dhi import HINT_CHANNELS
-from siamdiff.model.diffusion import SD15_SCHEDULE
+from siamdiff.model.sd1 import make_scheduler, network_config
 
 CONFIG = "config.json"
 
@@ -80,12 +79,10 @@ def _tiny(resolution: int) -> Base:
 
 
 def _sd1() -> Base:
-    shipped = importlib.resources.files("siamdiff.model") / "sd1"
-    vae, unet, text_encoder = (
-        json.loads((shipped / f"{part}.json").read_text()) for part in ("vae", "unet", "text_encoder")
-    )
     return _base(
-        AutoencoderKL(**vae), UNet2DConditionModel(**unet), CLIPTextModel(CLIPTextConfig(**text_encoder))
+        AutoencoderKL(**network_config("vae")),
+        UNet2DConditionModel(**network_config("unet")),
+        CLIPTextModel(CLIPTextConfig(**network_config("text_encoder"))),
     )
 
 
@@ -118,7 +115,7 @@ def _base(
         unet=unet,
         text_encoder=text_encoder,
         tokenizer=cast(CLIPTokenizer, None),  # no prompt is read
-        scheduler=DDIMScheduler(**SD15_SCHEDULE),
+        scheduler=make_scheduler(),
         folder=Path(),
         hint_channels=hint_channels,
     )

@@ -60,11 +60,11 @@ def training_memory(train: Train, *, trained: int, frozen: int, encoders: int, a
             update=0,
         )
     stage = train.zero_stage
-    part = -(-trained // (train.workers if stage else 1))
+    part = -(-trained // (processes(train) if stage else 1))
     weights, buffers = width * everything, width * BUCKET if stage else 0
     if stage == 3:
         buffers = width * min(everything, GATHERED)
-        weights = -(-weights // train.workers)
+        weights = -(-weights // processes(train))
     return Memory(
         weights=weights + casts,
         master=4 * part if stage or width == 2 else 0,
@@ -75,6 +75,11 @@ def training_memory(train: Train, *, trained: int, frozen: int, encoders: int, a
         buffers=buffers,
         update=(8 - width) * part if stage else 0,  # the gradients flattened, and once more in fp32
     )
+
+
+def processes(train: Train) -> int:
+    """Training processes; the plain engine has one, whatever `train.workers` says."""
+    return 1 if train.engine == "torch" else train.workers
 
 
 def in_half(train: Train) -> bool:

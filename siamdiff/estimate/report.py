@@ -10,7 +10,7 @@ from siamdiff.config import Config
 from siamdiff.estimate.architecture import Architecture, architecture, count
 from siamdiff.estimate.counting import Count, decode, sample_latents, train_step
 from siamdiff.estimate.devices import UTILISATION, Device, device_named
-from siamdiff.estimate.memory import CONTEXT, Memory, in_half, training_memory
+from siamdiff.estimate.memory import CONTEXT, Memory, in_half, processes, training_memory
 from siamdiff.sections import Precision, Train
 from siamdiff.training.losses import LossWeights
 
@@ -64,7 +64,7 @@ def train_counts(config: Config, networks: Architecture) -> tuple[Count, Count]:
 
 def micro_batch(train: Train) -> int:
     """Samples that one process takes in one pass."""
-    return train.micro_batch or train.batch_size // train.workers
+    return train.micro_batch or train.batch_size // processes(train)
 
 
 def steps_before(train: Train) -> int:
@@ -85,10 +85,10 @@ def _sizes(networks: Architecture) -> Iterator[str]:
 def _training(config: Config, networks: Architecture, device: Device | None) -> Iterator[str]:
     train = config.train
     before, after = train_counts(config, networks)
-    accumulation = train.batch_size // train.workers // micro_batch(train)
+    accumulation = train.batch_size // processes(train) // micro_batch(train)
     engine = f"ZeRO stage {train.zero_stage}" if train.engine == "deepspeed" else "one process"
     yield (
-        f"training: {_several(train.workers, 'worker')} x micro-batch {micro_batch(train)} x accumulation "
+        f"training: {_several(processes(train), 'worker')} x micro-batch {micro_batch(train)} x accumulation "
         f"{accumulation} = {train.batch_size}, {config.data.resolution} x {config.data.resolution} pixels, "
         f"{train.precision}, {engine}"
         f"{', activation checkpointing' if train.activation_checkpointing else ''}"
@@ -118,7 +118,7 @@ def _training(config: Config, networks: Architecture, device: Device | None) -> 
             f"({later / TERA / train.batch_size:.2f} a sample)"
         )
     yield f"  all {train.steps:,} steps: {whole / TERA:,.0f} TFLOP"
-    yield from _hours("training", whole, train.precision, train.workers, config, device)
+    yield from _hours("training", whole, train.precision, processes(train), config, device)
 
 
 def _several(number: int, what: str) -> str:
@@ -154,7 +154,7 @@ def _what_to_lower(train: Train) -> str:
         fixes.append(f"train.micro_batch below {micro_batch(train)}")
     if train.engine == "deepspeed" and train.precision != "fp16":
         fixes.append("train.precision fp16")
-    if train.engine == "deepspeed" and train.workers == 1:
+    if train.engine == "deepspeed" and train.workers == 1 and train.precision != "fp16":
         fixes.append("train.engine torch")
     return ", ".join(fixes) or "a GPU with more memory"
 

@@ -6,7 +6,7 @@ from siamdiff.data.stream import Batch
 from siamdiff.model.base import Base, encode_moments, encode_prompts, sample_latent
 from siamdiff.model.siamese import StepInputs
 
-# Moments kept in memory, per process. Beyond it images are encoded again at each use.
+# Moments kept in main memory, per process. Beyond it images are encoded again at each use.
 MOMENT_BYTES = 1 << 30
 
 
@@ -31,7 +31,7 @@ class FrozenEncoders:
         """A batch as the training step takes it, on the device."""
         image = batch.image.to(self.device, non_blocking=True)
         pairs = [self._encode(key, image[i : i + 1]) for i, key in enumerate(batch.keys)]
-        mean, logvar = (torch.cat(part) for part in zip(*pairs, strict=True))
+        mean, logvar = (torch.cat(part).to(self.device) for part in zip(*pairs, strict=True))
         z_0 = sample_latent(
             mean, logvar, batch.posterior_noise.to(self.device), self.base.vae.config["scaling_factor"]
         )
@@ -53,7 +53,7 @@ class FrozenEncoders:
     def _encode(self, key: str, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if key in self._moments:
             return self._moments[key]
-        mean, logvar = encode_moments(self.base.vae, image)
+        mean, logvar = (moment.cpu() for moment in encode_moments(self.base.vae, image))
         size = 2 * mean.numel() * mean.element_size()
         if self._bytes + size <= MOMENT_BYTES:
             self._moments[key] = mean, logvar
