@@ -76,15 +76,17 @@ def load_base(folder: str, name: str | None = None) -> Base:
     return base
 
 
-def convert_pickled(part: Path, target: Path) -> None:
-    """Writes a part of a base whose weights are pickles (`*.bin`) anew, as safetensors.
+def convert_part(part: Path, target: Path) -> None:
+    """Writes a network of a base anew as fp32 safetensors: one whose weights are pickles (`*.bin`), or half precision.
 
     Raises:
         UserError: code in a pickle, which is not run; missing or unexpected weights.
     """
-    for file in sorted(part.glob("*.bin")):
+    pickles = [] if any(part.glob("*.safetensors")) else sorted(part.glob("*.bin"))
+    for file in pickles:
         read_weights(file)
-    _Source(part.parent, str(part.parent)).network(part.name, use_safetensors=False).save_pretrained(target)
+    source = _Source(part.parent, str(part.parent))
+    source.network(part.name, use_safetensors=not pickles).save_pretrained(target)
 
 
 def folder_digest(folder: Path) -> str:

@@ -1,6 +1,6 @@
 """Where a base comes from: a model hub, a folder in diffusers' layout or a single file, on a disk or in an S3 store.
 
-Whatever it is, `opened` gives a local folder in diffusers' layout with safetensors, made or fetched once per node.
+Whatever it is, `opened` gives a local folder in diffusers' layout with fp32 safetensors, made or fetched once per node.
 diffusers and transformers map such files into memory: the processes of a node share the pages.
 """
 
@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError, safe_open
 
 from siamdiff import storage
 from siamdiff.data.cache import made_once
@@ -90,7 +92,7 @@ def identity(base: str) -> str:
 
 @contextmanager
 def opened(base: str, supplied: str | None = None) -> Iterator[Path]:
-    """A local folder with the five parts of a base, in diffusers' layout and safetensors, while the block runs.
+    """A local folder with the five parts of a base, in diffusers' layout, fp32 safetensors, while the block runs.
 
     Args:
         base: normalized; a hub id best resolved, so that every node takes the same commit.
@@ -141,23 +143,33 @@ def local_folder(base: str) -> Path:
 
 
 def safe_part(part: Path) -> Path:
-    """A part of a base itself; where its weights are pickles alone, the node's copy of it as safetensors.
+    """A part of a base itself; where its weights are pickles or not fp32, the node's copy that can be mapped as it is.
 
     Raises:
         UserError: code in a pickle.
     """
     files = _files(part)
-    if all(file.suffix != ".bin" for file in files):
+    if all(_is_mappable(file) for file in files if file.suffix in (".bin", ".safetensors")):
         return part
-    from siamdiff.model.base import convert_pickled
+    from siamdiff.model.base import convert_part
 
     name = _digest([_stamp(file) for file in files])[:32]
 
     def make(folder: Path) -> None:
-        convert_pickled(part, folder / part.name)
+        convert_part(part, folder / part.name)
         _listed(folder)
 
     return made_once(f"bases/{name}", make, _is_whole) / part.name
+
+
+def _is_mappable(weights: Path) -> bool:
+    if weights.suffix == ".bin":
+        return False
+    try:
+        with safe_open(weights, framework="numpy") as tensors:
+            return {tensors.get_slice(name).get_dtype() for name in tensors.keys()} <= {"F32", "I64"}  # noqa: SIM118
+    except SafetensorError:
+        return True  # damaged: loading it will say so
 
 
 def _is_hub_id(base: str) -> bool:

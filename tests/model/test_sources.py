@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from huggingface_hub import constants
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from siamdiff import storage
 from siamdiff.config import Config
@@ -219,6 +219,19 @@ def test_pickled_folders_are_read_by_way_of_safetensors(parts, tmp_path, node_ca
         assert_same(load_base(str(joined)), parts)
         assert list((joined / "vae").glob("*.safetensors")), "what goes on into models is no pickle"
         assert (joined / "vae").resolve().is_relative_to(node_cache)
+
+
+def test_folders_in_half_precision_are_mapped_from_the_nodes_copy_in_fp32(parts, saved, tmp_path, node_cache):
+    folder = shutil.copytree(saved, tmp_path / "half")
+    file = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    half = {name: tensor.half() for name, tensor in load_file(file).items()}
+    save_file(half, file, metadata={"format": "pt"})
+    with opened(str(folder)) as joined:
+        assert (joined / "vae").resolve().is_relative_to(node_cache)
+        assert (joined / "unet").resolve() == folder / "unet"
+        weights = load_file(joined / "vae" / file.name)
+        torch.testing.assert_close(weights, {n: v.float() for n, v in half.items()}, rtol=0, atol=0)
+        assert load_base(str(joined)).vae.dtype == torch.float32
 
 
 def test_a_poisoned_base_is_refused_and_not_executed(saved, tmp_path):
