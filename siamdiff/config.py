@@ -83,11 +83,12 @@ class Config(BaseSettings):
                 "train.precision is fp16 and train.zero_stage 0, where DeepSpeed does not give its fp32 weights away: "
                 "give --train.zero_stage 1, 2 or 3"
             )
-        if train.engine == "deepspeed" and train.compile and train.zero_stage == 3:
-            raise ValueError(
-                "train.compile is on and train.zero_stage 3, where weights are gathered while the networks run: "
-                "give --train.zero_stage 2 or less"
-            )
+        for name in ("compile", "channels_last"):
+            if train.engine == "deepspeed" and getattr(train, name) and train.zero_stage == 3:
+                raise ValueError(
+                    f"train.{name} is on and train.zero_stage 3, where weights come and go while the networks run: "
+                    "give --train.zero_stage 2 or less"
+                )
         return self
 
     @model_validator(mode="after")
