@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from huggingface_hub import constants
 from packaging.requirements import Requirement
 
 from siamdiff import storage
@@ -235,8 +236,11 @@ def _disk(config: Config, needs: Needs) -> Iterator[Finding]:
     places = {tempfile.gettempdir(): checkpoint}
     if (path := storage.local_path(config.root or "")) is not None:
         places[str(path)] = (config.train.checkpoints_kept + 1) * checkpoint + model
-    if config.model.base != sources.TINY and not Path(config.model.base).is_dir():
+    base = config.model.base
+    if base.startswith("s3://") or sources.is_single_file(base):
         places[str(cache_folder())] = model
+    elif base != sources.TINY and not Path(base).exists():
+        places[constants.HF_HUB_CACHE] = model
     for place, need in places.items():
         there = next(folder for folder in (Path(place), *Path(place).parents) if folder.exists())
         free = shutil.disk_usage(there).free
@@ -244,7 +248,7 @@ def _disk(config: Config, needs: Needs) -> Iterator[Finding]:
         if need <= free:
             yield Finding("ok", "disk", what)
         else:
-            fix = "free some, lower train.checkpoints_kept, or set --root, TMPDIR or SIAMDIFF_CACHE elsewhere"
+            fix = "free some, lower train.checkpoints_kept, or set --root, TMPDIR, SIAMDIFF_CACHE or HF_HOME elsewhere"
             yield Finding("FAIL", "disk", f"{what}; {fix}", 2)
 
 
@@ -315,7 +319,7 @@ def _weights(config: Config) -> Iterator[Finding]:
 
 def _in_cache(commit: str) -> Path | None:
     """The hub's snapshot of a model, where some of it is in this machine's cache."""
-    from huggingface_hub import constants, try_to_load_from_cache
+    from huggingface_hub import try_to_load_from_cache
 
     repository, _, revision = commit.partition("@")
     for part in ("vae", "unet", "text_encoder"):
