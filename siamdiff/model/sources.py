@@ -256,11 +256,12 @@ def _offline(base: str) -> UserError:
     from huggingface_hub import constants
 
     repository = base.partition("@")[0]
+    in_cache = f"models--{repository.replace('/', '--')}"
     return UserError(
         f"no folder {base} here, and as a hub id it is not whole in this machine's cache ({constants.HF_HUB_CACHE}) "
-        f"while the hub cannot be reached; where there is a network run 'hf download {repository}', then copy "
-        f"models--{repository.replace('/', '--')} from its cache into this one, or the snapshot in it to any folder "
-        "for --model.base"
+        'while the hub cannot be reached; where there is a network run python -c "from diffusers import '
+        f"DiffusionPipeline as P; print(P.download('{repository}'))\", then copy {in_cache} from its "
+        "cache into this one, or the folder it prints to any place for --model.base"
     )
 
 

@@ -124,7 +124,7 @@ def test_an_offline_machine_is_told_what_to_put_where(hub, base):
     with pytest.raises(UserError) as error:
         load(resolved(base))
     message = str(error.value)
-    assert str(hub.parents[2]) in message and f"hf download {repository}" in message and "\n" not in message
+    assert str(hub.parents[2]) in message and f"P.download('{repository}')" in message and "\n" not in message
     assert f"models--{repository.replace('/', '--')}" in message
 
 

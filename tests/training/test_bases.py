@@ -115,4 +115,4 @@ def test_a_base_that_does_not_fit_ends_the_job_before_it_trains(root, tmp_path, 
 
 def test_a_base_that_is_nowhere_ends_the_job(root, tmp_path):
     assert "no base at" in refusal(configure(root, "nowhere", str(tmp_path / "nowhere")))
-    assert "hf download org/unknown" in refusal(configure(root, "unknown", "org/unknown"))
+    assert "P.download('org/unknown')" in refusal(configure(root, "unknown", "org/unknown"))
