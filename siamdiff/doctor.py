@@ -291,7 +291,7 @@ def _weights(config: Config) -> Iterator[Finding]:
     base = config.model.base
     if base == sources.TINY:
         yield Finding("ok", "weights", "tiny base, made from the data")
-    elif Path(base).exists():
+    elif Path(base).is_absolute():
         bases.prepare_base(config)
         yield Finding("ok", "weights", f"{base} is whole and fits the method")
     elif base.startswith("s3://"):

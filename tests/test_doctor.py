@@ -103,6 +103,13 @@ def test_data_and_weights_that_are_missing_are_all_told(
     assert lines["weights"].startswith("FAIL base")
 
 
+def test_a_base_that_is_nowhere_is_told(config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    for name in ("nowhere", "nowhere.ckpt"):
+        given = ("--root", str(tmp_path / "root"), "--model.base", str(tmp_path / name))
+        code, lines, _ = doctor(capsys, config, *given)
+        assert (code, lines["weights"].startswith(f"FAIL no base at {tmp_path / name}")) == (2, True)
+
+
 def test_a_hub_id_is_looked_for_in_the_cache_and_not_fetched(
     config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
