@@ -22,6 +22,7 @@ from siamdiff.data.layouts.pairs import (
     Rejected,
     extension,
     is_image,
+    json_lines,
     relative,
     split_of,
     unless_all_train,
@@ -79,7 +80,7 @@ def _rows(uri: str, content: bytes) -> list[dict[str, Any]]:
             case "csv":
                 rows: list[Any] = list(csv.DictReader(io.StringIO(content.decode("utf-8-sig"))))
             case "jsonl":
-                rows = [json.loads(line) for line in content.decode().splitlines() if line.strip()]
+                rows = [json.loads(line) for _, line in json_lines(content)]
             case _:
                 table = pq.ParquetFile(io.BytesIO(content))
                 texts = [
@@ -88,7 +89,7 @@ def _rows(uri: str, content: bytes) -> list[dict[str, Any]]:
                     if field.type in (pa.string(), pa.large_string())
                 ]
                 rows = table.read(texts, use_threads=False).to_pylist()
-    except (ValueError, csv.Error, pa.ArrowException) as error:
+    except (ValueError, RecursionError, csv.Error, pa.ArrowException) as error:
         raise UserError(f"{uri} cannot be read ({' '.join(str(error).split())}); repair it") from None
     if not all(isinstance(row, dict) for row in rows):
         raise UserError(f"{uri} holds lines that are not JSON objects; give one a line, with file_name")

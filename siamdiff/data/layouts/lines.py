@@ -6,7 +6,7 @@ Paths are relative to the file's own folder.
 import json
 
 from siamdiff import storage
-from siamdiff.data.layouts.pairs import Files, Found, Pair, Rejected, relative, split_of
+from siamdiff.data.layouts.pairs import Files, Found, Pair, Rejected, json_lines, relative, split_of
 from siamdiff.errors import UserError
 from siamdiff.sections import Data
 
@@ -20,7 +20,7 @@ def find(source: str, files: Files, data: Data) -> Found:
         UserError: no such file, or not a text.
     """
     try:
-        text = storage.read_bytes(source).decode()
+        given = json_lines(storage.read_bytes(source))
     except FileNotFoundError:
         raise UserError(f"data.source {source} does not exist; give a JSON lines file or a folder") from None
     except UnicodeDecodeError as error:
@@ -29,20 +29,19 @@ def find(source: str, files: Files, data: Data) -> Found:
         ) from None
     pairs: list[Pair] = []
     rejected: list[Rejected] = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if line.strip():
-            found = _read_line(line, f"line {number}", files)
-            if isinstance(found, Pair):
-                pairs.append(found)
-            else:
-                rejected.append(found)
-    return Found(pairs, rejected, read=[text])
+    for number, line in given:
+        found = _read_line(line, f"line {number}", files)
+        if isinstance(found, Pair):
+            pairs.append(found)
+        else:
+            rejected.append(found)
+    return Found(pairs, rejected, read=[line for _, line in given])
 
 
 def _read_line(line: str, where: str, files: Files) -> Pair | Rejected:
     try:
         entry = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return Rejected([where], "line is not JSON")
     if not isinstance(entry, dict):
         return Rejected([where], "line is not a JSON object")

@@ -86,7 +86,8 @@ def _describe(source: str) -> tuple[str, _Description]:
         return text, _Description.model_validate(json.loads(text))
     except FileNotFoundError:
         raise UserError(
-            f"data.source {source} has imagesTr/ and labelsTr/, but no {DESCRIPTION}; nnU-Net's names the labels"
+            f"data.source {source} has imagesTr/ and labelsTr/, but no {DESCRIPTION}, which names the labels; "
+            "give the dataset's own folder, with it"
         ) from None
     except ValidationError as error:
         fault = error.errors()[0]
@@ -95,7 +96,7 @@ def _describe(source: str) -> tuple[str, _Description]:
             f"{uri} is not nnU-Net v2's: {where}: {fault['msg'].lower()}; labels map names to numbers, file_ending "
             "is such as .png (nnUNetv2_convert_old_nnUNet_dataset converts version 1)"
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{uri} is not valid JSON ({error}); repair it") from None
 
 

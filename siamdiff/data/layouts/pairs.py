@@ -75,6 +75,18 @@ def extension(path: str) -> str:
     return path.rpartition(".")[2].lower()
 
 
+def json_lines(content: bytes) -> list[tuple[int, str]]:
+    """The lines of a file of JSON lines that are not empty, with their numbers from 1.
+
+    They end at line feeds alone: `str.splitlines` would end them at characters that texts in JSON may hold.
+
+    Raises:
+        UnicodeDecodeError: not UTF-8; a mark at its beginning, as Windows writes one, is left out.
+    """
+    lines = content.decode("utf-8-sig").split("\n")
+    return [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+
+
 def is_image(path: str) -> bool:
     """Whether a path is that of an image or a mask; hidden files are not."""
     return extension(path) in EXTENSIONS and not path.rpartition("/")[2].startswith(".")
