@@ -28,11 +28,12 @@ class TrainGauges:
         self._step, self._loss, self._speed = (_gauge(m) for m in (TRAIN_STEP, TRAIN_LOSS, TRAIN_SPEED))
 
     def set(self, line: dict[str, float]) -> None:
-        """Takes one line of metrics.jsonl."""
+        """Takes one line of metrics.jsonl; a term that the run has switched off is not in it."""
         self._step.set(line["step"])
         self._speed.set(line["samples_per_second"])
         for term in TRAIN_LOSS_TERMS:
-            self._loss.set(line[term], tags={"term": term})
+            if term in line:
+                self._loss.set(line[term], tags={"term": term})
 
 
 class GenerateGauges:
