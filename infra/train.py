@@ -68,6 +68,7 @@ def train(config: Config, demo: bool) -> None:
             log.info("run %s is finished already: %s", config.train.run, storage.join(uri, "model"))
             status.done = config.train.steps
             return
+        _check_precision(config)
         status.write(phase="preparing")
         if config.train.engine == "torch":
             bases.prepare_base(config)

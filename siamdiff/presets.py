@@ -57,7 +57,7 @@ def expand(fields: dict[str, Any]) -> dict[str, Any]:
     name = fields.get("preset")
     if name is None:
         return fields
-    if name not in PRESETS:
+    if not isinstance(name, str) or name not in PRESETS:
         raise UserError(
             f"unknown preset {str(name)!r}{nearest(str(name), list(PRESETS))} (there are {', '.join(PRESETS)})"
         )

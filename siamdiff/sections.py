@@ -287,7 +287,7 @@ class Generate(Section):
     image_weight: float = Field(
         default=1.0, ge=0, le=1, description="mask+image: w_i, the share of the image's controls (Eq. 5)"
     )
-    steps: int = Field(default=50, ge=1, le=1000, description="DDIM steps")
+    steps: int = Field(default=50, ge=1, le=999, description="DDIM steps")
     guidance: float = Field(default=9.0, ge=1, description="classifier-free guidance scale")
     batch_size: int = Field(
         default=16, ge=1, description="images per sampling pass; part of the byte identity"

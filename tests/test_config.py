@@ -91,6 +91,7 @@ def test_the_derived_run_depends_on_what_the_result_depends_on():
         (["--config", "/nowhere/x.yaml"], ["/nowhere/x.yaml", "No such file"]),
         (["--root", "ftp://host/x"], ["ftp://host/x", "s3://"]),
         (["--train.zero_stage", "4"], ["train.zero_stage", "'4'", "less than or equal to 3"]),
+        (["--generate.steps", "1000"], ["generate.steps", "'1000'", "less than or equal to 999"]),
         (
             ["--train.image_weight", "1.5"],
             ["train.image_weight = '1.5': give linear, or a number from 0 to 1"],
@@ -144,6 +145,8 @@ def test_an_unknown_preset_in_a_file_is_named(tmp_path: Path):
     file = tmp_path / "typo.yaml"
     file.write_text("preset: tabel5-2")
     assert "'tabel5-2'; did you mean 'table5-2'?" in message("--config", str(file))
+    file.write_text("preset: [table5-2]")
+    assert "unknown preset \"['table5-2']\"" in message("--config", str(file))
 
 
 def test_an_unknown_field_in_a_file_names_the_nearest_valid_one(tmp_path: Path):

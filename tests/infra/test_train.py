@@ -119,6 +119,15 @@ def test_a_mistake_ends_with_2_and_one_line(root, arguments: list[str], message:
     assert storage.read_json(f"{config.run_uri()}/status.json")["exit_code"] == 2
 
 
+def test_a_precision_that_the_device_has_not_is_refused_before_a_base_is_made(tmp_path: Path):
+    write_phantoms(f"{tmp_path}/data")
+    config = configure(str(tmp_path), "half", precision="fp16")
+    with pytest.raises(UserError, match="fp16, which needs a GPU"):
+        train(config, True)
+    assert not (tmp_path / "bases").exists()
+    assert storage.read_json(f"{config.run_uri()}/status.json")["exit_code"] == 2
+
+
 @pytest.mark.soak
 @pytest.mark.cluster
 def test_a_killed_driver_goes_on_by_the_same_command(root, tmp_path: Path):
