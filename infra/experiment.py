@@ -22,6 +22,12 @@ STAGES: dict[str, Callable[[Config, bool], None]] = {
 }
 
 
+def stages(config: Config) -> dict[str, Callable[[Config, bool], None]]:
+    """The stages that a configuration needs, in order: copies of the real pairs need no model, hence no training."""
+    needless = {"train"} if config.generate.method == "copy-paste" else set()
+    return {name: stage for name, stage in STAGES.items() if name not in needless}
+
+
 def experiment(config: Config, demo: bool) -> None:
     """Ingest, train, generate, evaluate; ends with a table of the stages and their times.
 
@@ -32,7 +38,7 @@ def experiment(config: Config, demo: bool) -> None:
     check_given(config)
     seconds: dict[str, float] = {}
     try:
-        for name, stage in STAGES.items():
+        for name, stage in stages(config).items():
             log.info("== %s", name)
             started = time.monotonic()
             seconds[name] = float("nan")
