@@ -21,6 +21,7 @@ from siamdiff.model.adapter import AdapterDiffusion
 from siamdiff.model.base import Base, folder_digest, load_base, write_model_index
 from siamdiff.model.controlnet import SiameseControlNetModel
 from siamdiff.model.siamese import SiameseDiffusion
+from siamdiff.model.sources import files_of
 from siamdiff.sampling.ddim import ddim_scheduler
 from siamdiff.sampling.predictor import Control
 
@@ -88,7 +89,10 @@ def write_model(
     with tempfile.TemporaryDirectory(prefix="siamdiff-model-") as temporary:
         folder = Path(temporary)
         for part in FROZEN_PARTS:
-            shutil.copytree(base_folder / part, folder / part)
+            for file in files_of(base_folder / part):
+                copy = folder / file.relative_to(base_folder)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, copy)
         # DDIM as we sample, whichever sampler the base came with: what a diffusers pipeline takes unasked.
         schedule = json.loads((base_folder / "scheduler" / SCHEDULER_CONFIG_NAME).read_text())
         ddim_scheduler(schedule).save_pretrained(folder / "scheduler")

@@ -85,7 +85,7 @@ def identity(base: str) -> str:
         return f"versions {_digest(_versions(base))}"
     if path.is_file():
         return f"sha256 {storage.file_sha256(path)}"
-    files = [file for part in PARTS for file in _files(path / part)]
+    files = [file for part in PARTS for file in files_of(path / part)]
     _require(base, bool(files))
     return f"sha256 {_digest([[str(file.relative_to(path)), storage.file_sha256(file)] for file in files])}"
 
@@ -136,9 +136,10 @@ def local_folder(base: str) -> Path:
     path = storage.local_path(base)
     if path is None:
         return _from_store(base)
-    _require(base, path.exists())
+    with _readable(base):
+        _require(base, path.exists())
     if not path.is_dir():
-        raise UserError(f"base {base} is a file of another kind than {', '.join(FILES)}; give {KINDS}")
+        raise UserError(f"base {base} is a file, where a folder in diffusers' layout or a hub id is needed")
     return path
 
 
@@ -148,7 +149,7 @@ def safe_part(part: Path) -> Path:
     Raises:
         UserError: code in a pickle.
     """
-    files = _files(part)
+    files = files_of(part)
     if all(_is_mappable(file) for file in files if file.suffix in (".bin", ".safetensors")):
         return part
     from siamdiff.model.base import convert_part
@@ -179,6 +180,17 @@ def _is_hub_id(base: str) -> bool:
 def _require(base: str, there: bool) -> None:
     if not there:
         raise UserError(f"no base at {base}; give {KINDS}, with --model.base")
+
+
+@contextmanager
+def _readable(base: str) -> Iterator[None]:
+    """Tells in one line what this user may not read: folders of another's home, files of a mode too strict."""
+    try:
+        yield
+    except PermissionError as error:
+        raise UserError(
+            f"base {base}: no permission to read {error.filename}; have it made readable, or give {KINDS}"
+        ) from error
 
 
 def _from_hub(base: str) -> Path:
@@ -279,7 +291,7 @@ def _unpacked(base: str, extra: Path | None) -> Path:
 
     path = storage.local_path(base)
     versions: Any = _versions(base) if path is None else _stamp(path)
-    parts = [_stamp(file) for part in PARTS for file in _files(extra / part)] if extra else None
+    parts = [_stamp(file) for part in PARTS for file in files_of(extra / part)] if extra else None
 
     def make(folder: Path) -> None:
         folder.mkdir()
@@ -296,7 +308,7 @@ def _unpacked(base: str, extra: Path | None) -> Path:
     return made_once(f"bases/{_digest([base, versions, parts])[:32]}", make, _is_whole)
 
 
-def _files(part: Path) -> list[Path]:
+def files_of(part: Path) -> list[Path]:
     """The files of a part that count: not variants (`x.fp16.safetensors`), nor pickles beside safetensors."""
     files = sorted(file for file in part.rglob("*") if file.is_file() and not file.name.startswith("."))
     weights = [file for file in files if re.fullmatch(r"[^.]+\.safetensors", file.name)]
@@ -318,7 +330,9 @@ def _versions(uri: str) -> dict[str, str]:
 
 def _stamp(path: Path) -> list[Any]:
     """What changes when a local file does."""
-    _require(str(path), path.is_file())
+    with _readable(str(path)):
+        _require(str(path), path.is_file())
+        path.open("rb").close()
     status = path.resolve().stat()
     return [str(path.resolve()), status.st_size, status.st_mtime_ns]
 
