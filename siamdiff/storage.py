@@ -126,14 +126,16 @@ def _explained(uri: str) -> Iterator[None]:
         ) from error
     except OSError as error:
         if error.errno in (errno.ENOTDIR, errno.EISDIR):
-            raise UserError(
-                f"cannot use {uri} ({error.strerror}); give a folder that can be made there"
-            ) from error
+            raise _no_folder(uri, error) from error
         if error.errno == errno.ENOSPC:
             raise SiamdiffError(
                 f"no space left for {uri}; free some and run the same command again"
             ) from error
         raise SiamdiffError(f"the store failed at {uri} ({error})") from error
+
+
+def _no_folder(uri: str, error: OSError) -> UserError:
+    return UserError(f"cannot use {uri} ({error.strerror}); give a folder that can be made there")
 
 
 def _retrying(seconds: float) -> Retrying:
@@ -166,7 +168,11 @@ def probe(uri: str) -> None:
     fs, path = filesystem(uri)
     with _explained(uri):
         if local_path(uri) is not None:
-            os.makedirs(path, exist_ok=True)
+            try:
+                os.makedirs(path, exist_ok=True)
+            except (FileExistsError, FileNotFoundError) as error:
+                # a file, a link to nowhere; a place in /proc
+                raise _no_folder(uri, error) from error
             with tempfile.TemporaryFile(dir=path):
                 return
         bucket = path.partition("/")[0]

@@ -151,7 +151,9 @@ def test_a_missing_bucket_is_named(s3):
     assert "bucket 'nosuchbucket'" in probe_in_process("s3://nosuchbucket/x")
 
 
-def test_a_file_where_a_folder_should_be_is_named(tmp_path: Path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="give a folder"):
-        storage.probe(str(tmp_path / "file" / "root"))
+def test_a_root_that_cannot_be_a_folder_is_the_users_mistake(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    for place in (tmp_path / "file", tmp_path / "file" / "x", tmp_path / "dangling", Path("/proc/x")):
+        with pytest.raises(UserError, match=f"cannot use {place} .*; give a folder that can be made there"):
+            storage.probe(str(place))
