@@ -46,6 +46,10 @@ def import_file(source: str, target: str, supplied: str | None, about: dict[str,
             digest = storage.file_sha256(file)
         except FileNotFoundError:
             raise UserError(f"{source} does not exist; give a file ({', '.join(FILES)})") from None
+        except (IsADirectoryError, PermissionError) as error:
+            raise UserError(
+                f"{source} cannot be read ({error.strerror}); give a file ({', '.join(FILES)})"
+            ) from error
         checkpoint = read_checkpoint(file, extra)
         folder = work / "base"
         checkpoint.save(folder)

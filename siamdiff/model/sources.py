@@ -83,11 +83,13 @@ def identity(base: str) -> str:
     path = storage.local_path(base)
     if path is None:
         return f"versions {_digest(_versions(base))}"
-    if path.is_file():
-        return f"sha256 {storage.file_sha256(path)}"
-    files = [file for part in PARTS for file in files_of(path / part)]
-    _require(base, bool(files))
-    return f"sha256 {_digest([[str(file.relative_to(path)), storage.file_sha256(file)] for file in files])}"
+    with _readable(base):
+        if path.is_file():
+            return f"sha256 {storage.file_sha256(path)}"
+        files = [file for part in PARTS for file in files_of(path / part)]
+        _require(base, bool(files))
+        hashes = [[str(file.relative_to(path)), storage.file_sha256(file)] for file in files]
+    return f"sha256 {_digest(hashes)}"
 
 
 @contextmanager
@@ -133,13 +135,17 @@ def local_folder(base: str) -> Path:
     """
     if _is_hub_id(base):
         return _from_hub(base)
+    if is_single_file(base):
+        raise UserError(
+            f"{base} is a single file; whole parts come from a folder in diffusers' layout, or from a hub id"
+        )
     path = storage.local_path(base)
     if path is None:
         return _from_store(base)
     with _readable(base):
         _require(base, path.exists())
     if not path.is_dir():
-        raise UserError(f"base {base} is a file, where a folder in diffusers' layout or a hub id is needed")
+        raise UserError(f"base {base} is a file of another kind than {', '.join(FILES)}; give {KINDS}")
     return path
 
 

@@ -142,6 +142,9 @@ def test_stores_hold_either_side(model, merged, base, s3: S3Server):
 
 def test_what_cannot_be_converted_is_refused_in_one_line(model, merged, base, tmp_path, capsys):
     assert "does not exist" in refusal(capsys, tmp_path / "none.pth", tmp_path / "x")
+    assert "Is a directory" in refusal(capsys, shutil.copytree(base, tmp_path / "it.pth"), tmp_path / "x")
+    shutil.rmtree(tmp_path / "it.pth")
+    assert "is a single file" in refusal(capsys, merged, tmp_path / "x", "--base", merged)
     assert "no model at" in refusal(capsys, base, tmp_path / "x.pth")
     assert "end it in" in refusal(capsys, model, tmp_path / "folder")
     assert "of another shape" in refusal(

@@ -1,9 +1,12 @@
 """Bases of every origin: what a name means, that it is fetched once, and what is said when it cannot be had."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +162,32 @@ def test_nothing_where_the_base_should_be_is_told_with_what_can_be_given(tmp_pat
         assert f"no base at {base}; give a hub id" in refusal(base)
     (tmp_path / "weights.bin").write_bytes(b"")
     assert "a file of another kind" in refusal(str(tmp_path / "weights.bin"))
+
+
+@contextmanager
+def as_a_stranger() -> Iterator[None]:
+    """This process without the rights of root, whom no mode of a folder holds back."""
+    is_root = os.geteuid() == 0
+    if is_root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if is_root:
+            os.seteuid(0)
+
+
+def test_what_this_user_may_not_read_is_told_in_one_line(saved, tmp_path):
+    home = tmp_path / "another's home"
+    folder, file = shutil.copytree(saved, home / "sd"), home / "sd.ckpt"
+    file.write_bytes(b"")
+    home.chmod(0)
+    with as_a_stranger():
+        for base in (folder, file):
+            with pytest.raises(UserError, match="no permission to read"):
+                identity(str(base))
+            assert "no permission to read" in refusal(str(base))
+    home.chmod(0o700)
 
 
 @pytest.mark.parametrize("name", ["sd.safetensors", "sd.ckpt"])
