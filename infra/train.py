@@ -73,7 +73,7 @@ def train(config: Config, demo: bool) -> None:
         if config.train.engine == "torch":
             bases.prepare_base(config)
             torch.set_num_threads(max(config.cluster.threads * config.train.workers, 1))
-            train_loop(config, base, held, SingleProcess(), _torch_engine)
+            train_loop(config, base, held, SingleProcess(), TorchEngine.of)
         else:
             prepare_base(config)
             cluster.connect()
@@ -190,16 +190,6 @@ def _worker(arguments: dict[str, Any]) -> None:
     logs.in_worker(uses_gpu=config.cluster.gpus > 0)
     torch.set_num_threads(config.cluster.threads)
     train_loop(config, arguments["base_uri"], arguments["lease"], RayContext(), _deepspeed_engine)
-
-
-def _torch_engine(model: torch.nn.Module, config: Config, accumulation: int) -> TorchEngine:
-    return TorchEngine(
-        model,
-        learning_rate=config.train.learning_rate,
-        weight_decay=config.train.weight_decay,
-        accumulation=accumulation,
-        precision=config.train.precision,
-    )
 
 
 def _deepspeed_engine(model: torch.nn.Module, config: Config, accumulation: int) -> DeepSpeedEngine:

@@ -67,12 +67,7 @@ def train_one_step(root: Path) -> dict[str, Any]:
 
     def make(model: torch.nn.Module, config: Config, accumulation: int) -> TorchEngine:
         found["trainable"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        return TorchEngine(
-            model,
-            learning_rate=config.train.learning_rate,
-            weight_decay=config.train.weight_decay,
-            accumulation=accumulation,
-        )
+        return TorchEngine.of(model, config, accumulation)
 
     base = bases.prepare_base(config)
     with lease(config.run_uri()) as held:

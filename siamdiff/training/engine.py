@@ -4,10 +4,11 @@ infra/train.py has the versions of a Ray worker with DeepSpeed; the loop is writ
 """
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 
+from siamdiff.config import Config
 from siamdiff.errors import SiamdiffError, UserError
 from siamdiff.model.siamese import StepInputs
 from siamdiff.sections import Precision
@@ -141,6 +142,17 @@ class TorchEngine:
         self.scaler = torch.amp.GradScaler(self.device, enabled=precision == "fp16")
         self.accumulation = accumulation
         self._passes = 0
+
+    @classmethod
+    def of(cls, model: torch.nn.Module, config: Config, accumulation: int) -> Self:
+        """The engine of a configuration, with `accumulation` micro-batches per step."""
+        return cls(
+            model,
+            learning_rate=config.train.learning_rate,
+            weight_decay=config.train.weight_decay,
+            accumulation=accumulation,
+            precision=config.train.precision,
+        )
 
     def forward(
         self, inputs: StepInputs, weights: LossWeights

@@ -37,18 +37,9 @@ class FailingEngine(TorchEngine):
 
 
 def run(config: Config, kind: type[TorchEngine] = TorchEngine) -> None:
-    def make(model, config: Config, accumulation: int) -> TorchEngine:
-        return kind(
-            model,
-            learning_rate=config.train.learning_rate,
-            weight_decay=config.train.weight_decay,
-            accumulation=accumulation,
-            precision=config.train.precision,
-        )
-
     base = bases.prepare_base(config)
     with lease(config.run_uri()) as held:
-        train(config, base, held, SingleProcess(torch.device("cpu")), make)
+        train(config, base, held, SingleProcess(torch.device("cpu")), kind.of)
 
 
 def metrics(config: Config) -> list[dict[str, float]]:

@@ -66,17 +66,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(config: Config) -> None:
-    def make(model, config: Config, accumulation: int) -> TorchEngine:
-        return TorchEngine(
-            model,
-            learning_rate=config.train.learning_rate,
-            weight_decay=config.train.weight_decay,
-            accumulation=accumulation,
-        )
-
     base = bases.prepare_base(config)
     with lease(config.run_uri()) as held:
-        train(config, base, held, SingleProcess(torch.device("cpu")), make)
+        train(config, base, held, SingleProcess(torch.device("cpu")), TorchEngine.of)
 
 
 def moved(before: torch.nn.Module, after: torch.nn.Module) -> set[str]:
