@@ -73,6 +73,12 @@ class Config(BaseSettings):
                 "model.control is t2i-adapter, which has no image branch: train.image_branch and "
                 "train.online_augmentation must be false and train.consistency_weight 0, as --preset t2i-adapter has it"
             )
+        generate = self.generate
+        if self.model.control == "t2i-adapter" and generate.guide == "mask+image" and not generate.model:
+            raise ValueError(
+                "generate.guide is mask+image and model.control t2i-adapter, which reads masks alone: give "
+                "--generate.guide mask, or a model with a ControlNet as --generate.model"
+            )
         return self
 
     @model_validator(mode="after")

@@ -104,6 +104,10 @@ def test_the_derived_run_depends_on_what_the_result_depends_on():
         (["--train.image_branch", "false"], ["train.image_branch is false", "train.consistency_weight 0"]),
         (["--preset", "table5-1", "--train.online_augmentation", "true"], ["train.image_branch is false"]),
         (["--model.control", "t2i-adapter"], ["t2i-adapter", "train.image_branch", "--preset t2i-adapter"]),
+        (
+            ["--preset", "t2i-adapter", "--generate.guide", "mask+image", "--generate.fold_masks", "real"],
+            ["mask+image", "t2i-adapter, which reads masks alone", "--generate.guide mask"],
+        ),
     ],
 )
 def test_a_mistake_is_one_line_with_the_value_and_the_limit(argv: list[str], parts: list[str]):

@@ -147,6 +147,12 @@ def test_every_control_network_is_reckoned(control: str):
     assert re.search(r"control +[1-9][\d,]+ +[1-9]", text)
 
 
+def test_an_experiment_of_copies_is_reckoned_without_training():
+    config = configured(generate={"method": "copy-paste", "fold_masks": ["real"]})
+    text = report.dry_run(config, ("train", "generate"))
+    assert "copies of the real pairs" in text and "training" not in text
+
+
 def test_half_precision_halves_activations(papers: Count):
     config = configured(train={"precision": "fp16", "batch_size": BATCH})
     half = report.train_counts(config, architecture(config))[1]

@@ -28,7 +28,8 @@ def dry_run(config: Config, stages: tuple[str, ...]) -> str:
     device = device_named(config.cluster.device) if config.cluster.device else None
     networks = architecture(config)
     lines = list(_sizes(networks))
-    if "train" in stages:
+    copies = "generate" in stages and config.generate.method == "copy-paste"  # which need no training
+    if "train" in stages and not copies:
         lines += _training(config, networks, device)
     if "generate" in stages:
         lines += _generation(config, networks, device)
