@@ -5,6 +5,8 @@ import os
 import sys
 import warnings
 
+from huggingface_hub.utils import logging as hub_logging
+
 CHATTY = ("DeepSpeed", "aiobotocore", "botocore", "fsspec", "httpx", "ray", "s3fs")
 
 
@@ -40,5 +42,7 @@ def in_worker(uses_gpu: bool) -> None:
 def _quiet() -> None:
     for name in CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)
+    # else it tells of every attempt at a hub that cannot be reached, above the line that says what to do
+    hub_logging.set_verbosity_error()
     # torch 2.13 on DeepSpeed 0.19's use of its collectives, at every step
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")

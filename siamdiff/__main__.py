@@ -88,9 +88,12 @@ def _add_doctor(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
+    from huggingface_hub.utils import logging as hub_logging
+
     from siamdiff.commandline import load
     from siamdiff.doctor import examine, exit_code
 
+    hub_logging.set_verbosity_error()  # a hub that cannot be reached is one line here, not one for every attempt
     file = Path(arguments.config)
     config, _ = load(["--config", str(file), *arguments.configuration], file, "")
     findings = []
