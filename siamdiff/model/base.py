@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -27,6 +28,12 @@ from siamdiff.model.weights import read_weights, some
 
 NETWORKS: dict[str, Any] = {"vae": AutoencoderKL, "unet": UNet2DConditionModel, "text_encoder": CLIPTextModel}
 VAE_FACTOR = 8  # pixels per latent cell and axis; DHI's three patch merges assume it
+
+# What diffusers and transformers raise for a folder that is not whole, or a configuration that is none of theirs.
+LOADING_ERRORS = (
+    *(OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError),
+    *(SafetensorError, StrictDataclassError),
+)
 
 T = TypeVar("T")
 
@@ -176,7 +183,7 @@ class _Source:
         """Runs a library's loader on a part; its failures become one line."""
         try:
             return load(self.root / part)
-        except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+        except LOADING_ERRORS as error:
             reason = " ".join(str(error).split())[:300]
             raise UserError(
                 f"base {self.name}: {part}/ cannot be loaded ({reason}); give a whole folder in diffusers' layout, "
@@ -231,8 +238,14 @@ def _load_scheduler(path: Path) -> DDIMScheduler:
 
 def _hint_channels(root: Path) -> tuple[int, ...]:
     path = root / INFO
-    named = json.loads(path.read_text()).get("hint_channels") if path.exists() else None
-    return tuple(named) if named else tuple(HINT_CHANNELS)
+    try:
+        named = json.loads(path.read_text()).get("hint_channels") if path.exists() else None
+        return tuple(named) if named else tuple(HINT_CHANNELS)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path} is not what Siamdiff wrote ({error}): damaged, or cut short; fetch it again, or delete it to "
+            "train with the paper's widths of the hint encoder"
+        ) from error
 
 
 def _check_fit(base: Base, name: str) -> None:

@@ -20,7 +20,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from siamdiff.errors import UserError
 from siamdiff.model import sd1
-from siamdiff.model.base import write_model_index
+from siamdiff.model.base import LOADING_ERRORS, write_model_index
 from siamdiff.model.controlnet import SiameseControlNetModel
 from siamdiff.model.diffusion import SD15_SCHEDULE
 from siamdiff.model.ldm import PARTS, authors_key, unet_from_ldm_config
@@ -212,19 +212,34 @@ def schedule_buffers() -> dict[str, Tensor]:
 
 def _config(part: str, supplied: Path | None) -> dict[str, Any]:
     path = supplied / part / "config.json" if supplied else None
-    return json.loads(path.read_text()) if path and path.is_file() else sd1.network_config(part)
+    if not path or not path.is_file():
+        return sd1.network_config(part)
+    try:
+        config = json.loads(path.read_text())
+    except ValueError:
+        config = None
+    if not isinstance(config, dict):
+        raise UserError(f"{path} is not a configuration in JSON: damaged, or cut short; fetch it again")
+    return config
 
 
 def _empty(part: str, config: Mapping[str, Any]) -> Any:
     """A network without storage."""
-    with torch.device("meta"):
-        match part:
-            case "unet":
-                return UNet2DConditionModel.from_config(dict(config))
-            case "vae":
-                return AutoencoderKL.from_config(dict(config))
-            case _:
-                return CLIPTextModel(CLIPTextConfig(**config))
+    try:
+        with torch.device("meta"):
+            match part:
+                case "unet":
+                    return UNet2DConditionModel.from_config(dict(config))
+                case "vae":
+                    return AutoencoderKL.from_config(dict(config))
+                case _:
+                    return CLIPTextModel(CLIPTextConfig(**config))
+    except LOADING_ERRORS as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"no {part} can be built of its configuration ({reason}); give a folder whose {part}/config.json diffusers "
+            "wrote (model.parts of a job, --base of convert)"
+        ) from error
 
 
 def _control(unet: Mapping[str, Any], state: Mapping[str, Tensor], source: str) -> SiameseControlNetModel:

@@ -50,6 +50,19 @@ def refusal(folder):
     return message
 
 
+@pytest.mark.parametrize("part", ["vae", "unet", "text_encoder"])
+@pytest.mark.parametrize("content", ["{", '{"block_out_channels": 3, "hidden_size": "x"}'])
+def test_a_damaged_configuration_is_told(folder, part, content):
+    (folder / part / "config.json").write_text(content)
+    assert f"{part}/ cannot be loaded" in refusal(folder)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"hint_channels": 4}'])
+def test_a_damaged_note_of_widths_is_told(folder, content):
+    (folder / "siamdiff.json").write_text(content)
+    assert "siamdiff.json is not what Siamdiff wrote" in refusal(folder)
+
+
 def test_a_base_is_loaded_whole_in_fp32_and_in_eval_mode(base, tiny):
     for network in (base.vae, base.unet, base.text_encoder):
         assert not network.training

@@ -1,6 +1,7 @@
 """Stable Diffusion 1.x and the authors' format in one file: strict, both ways, nothing executed."""
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,22 @@ def test_a_part_that_is_nowhere_is_named_with_the_option_that_supplies_it(state,
 def test_a_file_of_another_size_than_stable_diffusion_is_told_the_way_out(state, tmp_path):
     message = refusal(state, tmp_path, None)
     assert "of another shape" in message and "model.parts" in message
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("{", "not a configuration"),
+        ("[1]", "not a configuration"),
+        ('{"block_out_channels": 3, "hidden_size": "x"}', "can be built"),
+    ],
+)
+def test_a_damaged_configuration_is_told(state, folder, tmp_path, part, content, says):
+    supplied = shutil.copytree(folder, tmp_path / "supplied")
+    (supplied / part / "config.json").write_text(content)
+    message = refusal(state, tmp_path, supplied)
+    assert says in message and part in message
 
 
 def test_another_noise_schedule_is_refused(state, folder, tmp_path):
