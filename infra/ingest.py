@@ -21,7 +21,7 @@ from siamdiff import storage
 from siamdiff.config import Config, digest
 from siamdiff.data.manifest import MANIFEST, Manifest, finish_set, read_manifest, read_markers
 from siamdiff.data.pairing import Pair, Rejected, Source, scan
-from siamdiff.data.raw import RECIPE, Plan, Planned, Record, encode, examine, make_plan
+from siamdiff.data.raw import RECIPE, Plan, Planned, Record, encode, examine, make_plan, too_little
 from siamdiff.data.sample import Foreign
 from siamdiff.data.shards import FOLDER, finished_shards, write_shard
 from siamdiff.errors import SiamdiffError, UserError
@@ -84,7 +84,9 @@ def ingest_source(
     plan = make_plan(source.pairs, _examine_all(source, data, status), data)
     rejected = source.rejected + plan.rejected
     _refuse_other(data.uri, inputs, plan, done)
-    refusal = _judge(data, source, plan, rejected, private)
+    total = len(source.pairs) + len(source.rejected)
+    listed = f"{private}/rejected.jsonl lists them"
+    refusal = too_little(data, total, bool(plan.shards), rejected, listed)
     if not refusal:
         _claim(data.uri, inputs)
     _write_private(private, plan, rejected)
@@ -320,28 +322,6 @@ def _report(plan: Plan, rejected: Sequence[Rejected], private: str) -> None:
             len(plan.near_duplicates),
             private,
         )
-
-
-def _judge(
-    data: Data, source: Source, plan: Plan, rejected: Sequence[Rejected], private: str
-) -> SiamdiffError | None:
-    """The error to end with where too little is left. Copies are not counted as bad: leaving them out loses nothing."""
-    total = len(source.pairs) + len(source.rejected)
-    reasons: dict[str, int] = defaultdict(int)
-    for bad in rejected:
-        reasons[bad.reason] += 1
-    worst = max(reasons, key=lambda reason: reasons[reason], default="none")
-    if not plan.shards:
-        return UserError(
-            f"no usable pair in {data.source}: {len(rejected)} of {total} are bad, most because: {worst}; "
-            f"{private}/rejected.jsonl lists them"
-        )
-    if len(rejected) > data.max_rejected * total:
-        return SiamdiffError(
-            f"{len(rejected)} of {total} pairs are bad, data.max_rejected allows {data.max_rejected:.0%}; "
-            f"most because: {worst}; {private}/rejected.jsonl lists them: repair them or raise data.max_rejected"
-        )
-    return None
 
 
 def _refuse_other(set_uri: str, inputs: dict[str, Any], plan: Plan, done: Manifest | None) -> None:

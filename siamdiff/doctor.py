@@ -24,6 +24,7 @@ from siamdiff.config import Config
 from siamdiff.data.cache import cache_folder
 from siamdiff.data.manifest import MANIFEST
 from siamdiff.data.pairing import scan
+from siamdiff.data.raw import most_frequent_reason, too_little
 from siamdiff.data.shardset import ShardSet
 from siamdiff.errors import SiamdiffError, UserError
 from siamdiff.estimate.architecture import architecture, count
@@ -349,12 +350,16 @@ def _data(config: Config) -> Iterator[Finding]:
         yield Finding("ok", "data", f"{config.data.count} phantoms, drawn when they are needed")
     else:
         source = scan(config.data)
+        rejected = source.rejected
+        total = len(source.pairs) + len(rejected)
+        refusal = too_little(config.data, total, bool(source.pairs), rejected, "ingest lists them")
+        if refusal:
+            raise refusal
         message = (
             f"{config.data.source}: {len(source.pairs)} pairs, laid out as {source.layout}, to be ingested"
         )
-        if source.rejected:
-            yield Finding(
-                "warn", "data", f"{message}; {len(source.rejected)} files have no partner and are left out"
-            )
+        if rejected:
+            why = most_frequent_reason(rejected)
+            yield Finding("warn", "data", f"{message}; {len(rejected)} are left out, most because: {why}")
         else:
             yield Finding("ok", "data", message)

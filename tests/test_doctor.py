@@ -10,6 +10,7 @@ from huggingface_hub import constants
 from siamdiff import storage
 from siamdiff.__main__ import main
 from siamdiff.model import tiny
+from tests.data.raw_folders import make_folder
 from tests.model import tiny_sd
 from tests.s3 import S3Server
 from tests.sets import write_phantoms
@@ -101,6 +102,21 @@ def test_data_and_weights_that_are_missing_are_all_told(
     assert (code, err.split(" checks")[0]) == (2, "error: 2 of 9")
     assert "does not exist or is empty" in lines["data"]
     assert lines["weights"].startswith("FAIL base")
+
+
+@pytest.mark.parametrize(
+    ("broken", "code", "start"),
+    [(0, 0, "ok "), (1, 0, "warn "), (2, 1, "FAIL "), (21, 2, "FAIL no usable pair")],
+)
+def test_pairs_that_ingest_would_leave_out_are_counted(
+    config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], broken: int, code: int, start: str
+):
+    raw = make_folder(tmp_path / "raw", [str(number) for number in range(21)])
+    for number in range(broken):
+        (raw / "masks" / f"{number}.png").rename(raw / "masks" / f"other-{number}.png")
+    found, lines, _ = doctor(capsys, config, "--root", str(tmp_path / "root"), "--data.source", str(raw))
+    assert (found, lines["data"].startswith(start)) == (code, True)
+    assert ("image without mask" in lines["data"]) == bool(broken)
 
 
 def test_a_base_that_is_nowhere_is_told(config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

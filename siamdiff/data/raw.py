@@ -190,6 +190,37 @@ def make_plan(pairs: Sequence[Pair], records: Sequence[Record], data: Data) -> P
     )
 
 
+def too_little(
+    data: Data, total: int, any_usable: bool, rejected: Sequence[Rejected], listed: str
+) -> SiamdiffError | None:
+    """The error to end with where too little of a source is left.
+
+    Args:
+        data: `source` and `max_rejected`.
+        total: pairs of the source, bad ones included.
+        any_usable: whether one is left.
+        rejected: the bad ones. Copies are not: leaving them out loses nothing.
+        listed: where they are listed, as a clause.
+    """
+    worst = most_frequent_reason(rejected)
+    if not any_usable:
+        return UserError(
+            f"no usable pair in {data.source}: {len(rejected)} of {total} are bad, most because: {worst}; {listed}"
+        )
+    if len(rejected) > data.max_rejected * total:
+        return SiamdiffError(
+            f"{len(rejected)} of {total} pairs are bad, data.max_rejected allows {data.max_rejected:.0%}; "
+            f"most because: {worst}; {listed}: repair them or raise data.max_rejected"
+        )
+    return None
+
+
+def most_frequent_reason(rejected: Sequence[Rejected]) -> str:
+    """Why most of them are left out; "none" of none."""
+    commonest = Counter(bad.reason for bad in rejected).most_common(1)
+    return commonest[0][0] if commonest else "none"
+
+
 def _files(pair: Pair) -> list[str]:
     return pair.files() or [pair.image]
 
