@@ -259,6 +259,23 @@ def test_phantoms_need_no_source(cluster: None, tmp_path: Path) -> None:
     assert verify(str(config.data.uri)) == []
 
 
+@pytest.mark.cluster
+@pytest.mark.parametrize(
+    ("name", "splits"),
+    [("dsb2018_stained", {"test": 11, "train": 85, "val": 11}), ("kvasir_seg", {"train": 800, "val": 100})],
+)
+def test_real_sets_come_through_in_full(
+    cluster: None, shared: Path, tmp_path: Path, name: str, splits: dict[str, int]
+) -> None:
+    config = configure(
+        tmp_path / "root", shared / "data" / name, resolution=64, shard_size=256, crop="auto", fit="pad"
+    )
+    ingest(config, demo=False)
+    uri = str(config.data.uri)
+    assert ShardSet.open(uri).manifest.splits == splits and verify(uri) == []
+    assert storage.read_bytes(storage.join(private_uri(uri), "rejected.jsonl")) == b""
+
+
 def test_a_missing_source_is_the_users_mistake(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist or is empty"):
         ingest(configure(tmp_path / "root", tmp_path / "nowhere"), demo=False)
