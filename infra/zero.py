@@ -61,6 +61,10 @@ class DeepSpeedEngine:
         self, inputs: StepInputs, weights: LossWeights
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """See siamdiff.training.engine.Engine."""
+        if self.is_partitioned:
+            # Autocast would keep its copy of a weight from one pass to the next; the graph of the second then fails,
+            # since the weight that the copy was made of is spread over the workers by then.
+            torch.set_autocast_cache_enabled(False)
         return self.engine(inputs, weights)
 
     def backward(self, loss: torch.Tensor) -> None:

@@ -70,6 +70,7 @@ def worker(rank: int, port: int, folder: str, cases: list[Case], bf16_stages: li
     join(rank, port)
     save_gradients(rank, folder, cases)
     save_bf16_runs(rank, folder, bf16_stages)
+    save_partitioned_bf16_run(rank, folder)
     torch.distributed.destroy_process_group()
 
 
@@ -105,6 +106,15 @@ def save_bf16_runs(rank: int, folder: str, stages: list[int]) -> None:
         resumed.load(Path(folder, str(stage)))
         after = steps(resumed, lambda k: halves(rank, k), first=RESUMED)
         torch.save((losses, after, weights), Path(folder, f"{stage}-{rank}.pt"))
+
+
+def save_partitioned_bf16_run(rank: int, folder: str) -> None:
+    """Losses at stage 3 with checkpointing: before Online-Augmentation the decoder is passed twice, nothing else is."""
+    model = tiny_model(dtype=torch.float32)
+    model.unet.enable_gradient_checkpointing()
+    model.controlnet.enable_gradient_checkpointing()
+    losses = steps(engine(model, 3, "bf16"), lambda k: halves(rank, k + K), first=-K, last=STEPS - K)
+    torch.save(losses, Path(folder, f"partitioned-{rank}.pt"))
 
 
 def steps(trained: Engine, inputs: Any, first: int = 0, last: int = STEPS) -> torch.Tensor:
@@ -168,6 +178,25 @@ def test_gradients_equal_the_deep_copys_under_zero(outcome: Path, case: Case) ->
 @pytest.mark.cluster
 def test_bf16_trains_as_the_plain_engine_resumes_exactly_and_keeps_fp32_weights(outcome: Path) -> None:
     check_bf16(2, outcome)
+
+
+@pytest.mark.cluster
+def test_bf16_trains_with_partitioned_weights_and_checkpointing(outcome: Path) -> None:
+    losses = torch.stack([torch.load(outcome / f"partitioned-{rank}.pt") for rank in (0, 1)]).mean(dim=0)
+    one = TorchEngine(
+        tiny_model(dtype=torch.float32),
+        learning_rate=1e-3,
+        weight_decay=0.0,
+        accumulation=1,
+        precision="bf16",
+    )
+    expected = steps(
+        one,
+        lambda k: tiny_inputs(TIMESTEPS[0] + TIMESTEPS[1], k + K, dtype=torch.float32),
+        first=-K,
+        last=STEPS - K,
+    )
+    torch.testing.assert_close(losses, expected, rtol=2e-3, atol=2e-4)
 
 
 @pytest.mark.soak
