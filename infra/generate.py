@@ -22,6 +22,7 @@ from siamdiff.data.shards import finished_shards
 from siamdiff.data.shardset import ShardSet, finish_set, verify
 from siamdiff.errors import SiamdiffError, UserError
 from siamdiff.model.folder import INFO, read_info
+from siamdiff.presets import SWITCHES
 from siamdiff.run import readable_seconds
 from siamdiff.sampling.plan import NO_MODEL, Plan, ShardPlan
 
@@ -154,8 +155,26 @@ def _model_of(config: Config) -> str:
         latest = storage.read_json(storage.join(config.runs_uri(), LATEST))["run"]
     except FileNotFoundError:
         return own
+    newest = storage.join(config.runs_uri(), latest, "model")
+    if other := _other_switches(config, read_info(newest)):
+        raise UserError(
+            f"no run under {config.root} has these settings, and the one that finished last, {latest}, is of another "
+            f"method: {'; '.join(other[:3])}; train this one first, or name a model with --generate.model"
+        )
     log.info("the run that finished last under %s: %s", config.root, latest)
-    return storage.join(config.runs_uri(), latest, "model")
+    return newest
+
+
+def _other_switches(config: Config, info: dict[str, Any]) -> list[str]:
+    """What tells a model's method from the configuration's: "train.image_branch is False there, True here"."""
+    there = {"model.control": info.get("control")}
+    there |= {f"train.{name}": value for name, value in (info.get("train") or {}).items()}
+    here = {name: getattr(getattr(config, name.split(".")[0]), name.split(".")[1]) for name in SWITCHES}
+    return [
+        f"{name} is {there.get(name)!r} there, {value!r} here"
+        for name, value in here.items()
+        if there.get(name) != value
+    ]
 
 
 def _claim(output: str, plan: Plan) -> None:

@@ -25,6 +25,8 @@ def _setting(control: str, *, online_augmentation: bool = False, w_c: float = 0.
 CONTROLNET = _setting("plain")
 OURS = _setting("dhi", online_augmentation=True, w_c=1.0)
 
+SWITCHES = tuple(OURS)  # the dotted fields that tell the methods from each other
+
 # name -> (what it is, {dotted field: value})
 PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     "ours": ("Siamese-Diffusion as the paper has it", OURS),

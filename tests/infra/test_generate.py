@@ -308,6 +308,11 @@ def test_without_a_name_the_run_that_finished_last_is_taken(root):
         _prepare(unnamed)
     storage.write_json(storage.join(root, "runs", "latest.json"), {"run": "a"})
     assert _prepare(unnamed).model.uri == configure(root).generate.model
+    swept = Config(root=root, preset="table5-7", data={"source": "polyps"}).resolve()
+    with pytest.raises(
+        UserError, match=r"of another method: train\.online_augmentation is True there, False here"
+    ):
+        _prepare(swept)
     storage.delete(storage.join(root, "runs", "latest.json"))
 
 
