@@ -240,7 +240,7 @@ def _disk(config: Config, needs: Needs) -> Iterator[Finding]:
     base = config.model.base
     if base.startswith("s3://") or sources.is_single_file(base):
         places[str(cache_folder())] = model
-    elif base != sources.TINY and not Path(base).exists():
+    elif base != sources.TINY and not Path(base).is_absolute():
         places[constants.HF_HUB_CACHE] = model
     for place, need in places.items():
         there = next(folder for folder in (Path(place), *Path(place).parents) if folder.exists())
