@@ -250,9 +250,9 @@ def _sheet(job: Job, named: NamedSet, shown: list[str], agreement: Agreement | N
         notes.append(
             f"Mask agreement (Dice): {agreement.synthetic:.2f} on all {agreement.n_synthetic} synthetic images{ceiling}"
         )
-    title = f"{named.name}: synthetic images and the masks they were made from"
-    if not named.has_masks:
-        title = f"{named.name}: synthetic images"
+    title = "Synthetic images" + (" and the masks they were made from" if named.has_masks else "")
+    if len(job.synthetic) > 1:
+        title += f": {named.name}"
     real_keys = set(job.real.keys())
     return contact_sheet(
         [_pair(job.real, real_keys, named, key, agreement) for key in shown],
