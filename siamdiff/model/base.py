@@ -24,7 +24,7 @@ from siamdiff.errors import UserError
 from siamdiff.model.controlnet import FOREIGN_OPTIONS
 from siamdiff.model.dhi import HINT_CHANNELS
 from siamdiff.model.sources import INFO, PARTS
-from siamdiff.model.weights import read_weights, some
+from siamdiff.model.weights import read_weights, some, written_to
 
 NETWORKS: dict[str, Any] = {"vae": AutoencoderKL, "unet": UNet2DConditionModel, "text_encoder": CLIPTextModel}
 VAE_FACTOR = 8  # pixels per latent cell and axis; DHI's three patch merges assume it
@@ -93,7 +93,9 @@ def convert_part(part: Path, target: Path) -> None:
     for file in pickles:
         read_weights(file)
     source = _Source(part.parent, str(part.parent))
-    source.network(part.name, use_safetensors=not pickles).save_pretrained(target)
+    network = source.network(part.name, use_safetensors=not pickles)
+    with written_to(target):
+        network.save_pretrained(target)
 
 
 def folder_digest(folder: Path) -> str:

@@ -25,7 +25,7 @@ from siamdiff.model.controlnet import SiameseControlNetModel
 from siamdiff.model.diffusion import SD15_SCHEDULE
 from siamdiff.model.ldm import PARTS, authors_key, unet_from_ldm_config
 from siamdiff.model.sources import safe_part
-from siamdiff.model.weights import read_weights, some
+from siamdiff.model.weights import read_weights, some, written_to
 
 NETWORKS = ("unet", "vae", "text_encoder")
 _TEXT = "cond_stage_model.transformer."
@@ -89,8 +89,9 @@ class Checkpoint:
                 f"{self.path} has no {' and no '.join(f'{part} ({PARTS[part]}*)' for part in lacking)}; name a folder "
                 "in diffusers' layout that has it: model.parts of a job, --base of convert"
             )
-        for part, network in self.networks.items():
-            network.save_pretrained(folder / part)
+        with written_to(folder):
+            for part, network in self.networks.items():
+                network.save_pretrained(folder / part)
         for part in [part for part in (*NETWORKS, "tokenizer", "scheduler") if self._has(part)]:
             if part not in self.networks:
                 shutil.copytree(safe_part(self._supplied(part)), folder / part)

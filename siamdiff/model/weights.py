@@ -5,10 +5,12 @@ before it is executed. Both kinds are mapped into memory: a tensor's bytes are r
 read the same file share them.
 """
 
+import os
 import pickle
 import re
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,22 @@ from siamdiff.errors import UserError
 SAFE = ".safetensors"
 PICKLED = (".ckpt", ".pth", ".pt", ".bin")
 _POINTER = b"version https://git-lfs"
+
+
+@contextmanager
+def written_to(folder: Path) -> Iterator[None]:
+    """Lets what fails on the disk while safetensors are written be the OSError that it is, as for any other file.
+
+    Raises:
+        OSError: no space left, for one.
+    """
+    try:
+        yield
+    except SafetensorError as error:
+        if number := re.search(r"os error (\d+)", str(error)):
+            code = int(number[1])
+            raise OSError(code, os.strerror(code), str(folder)) from error
+        raise
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -204,6 +205,19 @@ def test_a_single_file_is_a_base_unpacked_once(saved, parts, tmp_path, name, mon
     damaged.unlink()
     monkeypatch.undo()
     monkeypatch.setenv("SIAMDIFF_CACHE", str(tmp_path / "cache"))
+    assert_same(load(str(file), str(saved)), parts)
+
+
+def test_a_cache_without_room_is_told_in_one_line_and_nothing_half_written_stays(saved, parts, tmp_path):
+    file = tmp_path / "sd.safetensors"
+    save_file(ldm_state(parts), file)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))  # writing more fails as on a full disk
+    try:
+        message = refusal(str(file), str(saved))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "SIAMDIFF_CACHE" in message
     assert_same(load(str(file), str(saved)), parts)
 
 
