@@ -30,6 +30,9 @@ from siamdiff.sections import (
     Train,
 )
 
+# Came after the first runs: left out of a run's identity at their defaults, so that those runs can still go on.
+_LATER = {"schedule", "warmup_steps", "clip_norm", "ema_decay"}
+
 
 class Config(BaseSettings):
     """One experiment: real data, training, bulk generation, evaluation."""
@@ -95,6 +98,30 @@ class Config(BaseSettings):
                     f"train.{name} is on and train.zero_stage 3, where weights come and go while the networks run: "
                     "give --train.zero_stage 2 or less"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_kept(self) -> "Config":
+        train = self.train
+        if train.min_workers and train.min_workers > train.workers:
+            raise ValueError(
+                f"train.min_workers is {train.min_workers} and train.workers {train.workers}: "
+                "the fewest workers to go on with cannot be more than all"
+            )
+        if train.budget_cost is not None and (self.cluster.price is None or not self.cluster.gpus):
+            raise ValueError(
+                "train.budget_cost is reckoned from cluster.price and cluster.gpus: give both, "
+                "or train.budget_hours"
+            )
+        if train.offload_optimizer and (train.engine == "torch" or train.zero_stage == 0):
+            raise ValueError(
+                "train.offload_optimizer is DeepSpeed's at ZeRO 1 to 3: give --train.engine deepspeed and "
+                "--train.zero_stage 1, 2 or 3"
+            )
+        if train.engine == "torch" and train.min_workers:
+            raise ValueError(
+                "train.min_workers is for train.engine deepspeed; one process has no workers to lose"
+            )
         return self
 
     @model_validator(mode="after")
@@ -167,15 +194,17 @@ class Config(BaseSettings):
         Workers, reading, logging and checkpoint intervals are left out: they may change between two attempts.
         """
         free = {
-            "run", "workers", "micro_batch", "loader_workers", "log_steps", "checkpoint_steps", "checkpoints_kept",
-            "preview_steps", "max_restarts", "channels_last", "compile",
+            "run", "workers", "min_workers", "micro_batch", "loader_workers", "cache", "log_steps",
+            "checkpoint_minutes", "checkpoint_steps", "checkpoints_kept", "validation_steps", "validation_samples",
+            "preview_steps", "preview_samples", "grace_seconds", "stall_minutes", "budget_hours", "budget_cost",
+            "max_restarts", "gradient_limit", "offload_optimizer", "channels_last", "compile",
         }  # fmt: skip
         fields = {"data.uri": self.data.uri}
         fields |= {f"model.{name}": value for name, value in self.model.model_dump(mode="json").items()}
         fields |= {
             f"train.{name}": value
             for name, value in self.train.model_dump(mode="json").items()
-            if name not in free
+            if name not in free and (name not in _LATER or value != Train.model_fields[name].default)
         }
         return fields
 

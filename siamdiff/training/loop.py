@@ -131,7 +131,7 @@ class _Trainer:
             window.keys.append(self._train_step(batches, window.terms))
             self.step += 1
             is_last = self.step == train.steps
-            saves = is_last or self.step % train.checkpoint_steps == 0
+            saves = is_last or (train.checkpoint_steps and self.step % train.checkpoint_steps == 0)
             if saves or self.step % train.log_steps == 0:
                 self._line(window, record)
                 window = _Window([], [])
