@@ -29,7 +29,8 @@ from siamdiff.model.sources import TINY
 from siamdiff.run import Lease, Status, lease, pin
 from siamdiff.sections import PHANTOM
 from siamdiff.training import bases, checkpoint
-from siamdiff.training.engine import SingleProcess, TorchEngine, check_precision
+from siamdiff.training.context import SingleProcess, Wish
+from siamdiff.training.engine import TorchEngine, check_precision
 from siamdiff.training.loop import train as train_loop
 
 log = logging.getLogger(__name__)
@@ -218,10 +219,18 @@ class RayContext:
         self._gauges = metrics.TrainGauges() if self.rank == 0 else None
 
     def gather(self, value: Any) -> list[Any]:
-        """See siamdiff.training.engine.Context."""
+        """See siamdiff.training.context.Context."""
         values: list[Any] = [None] * self.world_size
         torch.distributed.all_gather_object(values, value)
         return values
+
+    def agree(self, wish: Wish) -> Wish:
+        """See siamdiff.training.context.Context."""
+        return max(self.gather(wish))
+
+    def why(self) -> str:
+        """See siamdiff.training.context.Context."""
+        return ""
 
     def report(self, line: dict[str, float]) -> None:
         """Sets the Prometheus gauges of training."""

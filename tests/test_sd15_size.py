@@ -25,7 +25,8 @@ from siamdiff.model.sd1 import make_scheduler, make_tokenizer, network_config
 from siamdiff.run import lease
 from siamdiff.sampling.ddim import ddim_scheduler, initial_noise, sample
 from siamdiff.training import bases
-from siamdiff.training.engine import SingleProcess, TorchEngine
+from siamdiff.training.context import SingleProcess
+from siamdiff.training.engine import TorchEngine
 from siamdiff.training.loop import train
 from tests.sets import write_phantoms
 

@@ -1,10 +1,10 @@
-"""What the training loop needs from the machine: two small protocols, and the plain versions of one process.
+"""What the training loop needs of a model with its optimizer, and the plain PyTorch version of it.
 
-infra/train.py has the versions of a Ray worker with DeepSpeed; the loop is written once.
+infra/zero.py has the DeepSpeed version; the loop is written once.
 """
 
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
 import torch
 
@@ -16,22 +16,6 @@ from siamdiff.training.losses import LossWeights
 
 STATE_FILE = "state.pt"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-class Context(Protocol):
-    """Where this worker stands among the others."""
-
-    rank: int
-    world_size: int
-    device: torch.device
-
-    def gather(self, value: Any) -> list[Any]:
-        """The values of all workers in the order of their ranks, on every worker; also a barrier."""
-        ...
-
-    def report(self, line: dict[str, float]) -> None:
-        """Makes one line of metrics visible to whoever watches the job."""
-        ...
 
 
 class Engine(Protocol):
@@ -69,23 +53,6 @@ class Engine(Protocol):
     def release(self) -> None:
         """Frees the optimizer's memory: no step comes any more."""
         ...
-
-
-class SingleProcess:
-    """The context of one process without a cluster."""
-
-    rank = 0
-    world_size = 1
-
-    def __init__(self, device: torch.device | None = None) -> None:
-        self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-    def gather(self, value: Any) -> list[Any]:
-        """The one value."""
-        return [value]
-
-    def report(self, line: dict[str, float]) -> None:
-        """Nobody watches but the log."""
 
 
 def check_precision(precision: Precision, device: torch.device) -> None:

@@ -21,8 +21,9 @@ from siamdiff.model.folder import save_model
 from siamdiff.model.siamese import SiameseDiffusion
 from siamdiff.run import Lease, Status
 from siamdiff.training import bases, checkpoint
+from siamdiff.training.context import Context
 from siamdiff.training.encoders import FrozenEncoders
-from siamdiff.training.engine import Context, Engine, check_precision, load_trained
+from siamdiff.training.engine import Engine, check_precision, load_trained
 from siamdiff.training.losses import LossWeights, weights_at
 from siamdiff.training.previews import Previews
 from siamdiff.training.record import Record

@@ -15,7 +15,8 @@ from siamdiff.model.base import load_base
 from siamdiff.model.folder import load_model
 from siamdiff.run import lease
 from siamdiff.training import bases, checkpoint
-from siamdiff.training.engine import SingleProcess, TorchEngine
+from siamdiff.training.context import SingleProcess
+from siamdiff.training.engine import TorchEngine
 from siamdiff.training.loop import train
 from tests.sets import small_config, write_phantoms
 

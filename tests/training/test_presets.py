@@ -14,7 +14,8 @@ from siamdiff.model.folder import load_model
 from siamdiff.presets import PRESETS
 from siamdiff.run import lease
 from siamdiff.training import bases
-from siamdiff.training.engine import SingleProcess, TorchEngine
+from siamdiff.training.context import SingleProcess
+from siamdiff.training.engine import TorchEngine
 from siamdiff.training.loop import train
 from siamdiff.training.losses import weights_at
 from tests.sets import write_phantoms
