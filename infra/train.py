@@ -10,24 +10,19 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from infra import cluster, logs, metrics
-from infra.ingest import ingest
+from infra.inputs import ensure_data, prepare_base, training_set
 from infra.stage import LATEST
 from infra.zero import DeepSpeedEngine
 from siamdiff import storage
 from siamdiff.config import Config
-from siamdiff.data.manifest import MANIFEST
-from siamdiff.data.shardset import ShardSet
-from siamdiff.errors import SiamdiffError, UserError
+from siamdiff.errors import SiamdiffError
 from siamdiff.model.folder import INFO
-from siamdiff.model.sources import TINY
 from siamdiff.run import Lease, Status, lease, pin
-from siamdiff.sections import PHANTOM
 from siamdiff.training import bases, checkpoint
 from siamdiff.training.context import SingleProcess, Wish
 from siamdiff.training.engine import TorchEngine, check_precision
@@ -46,23 +41,7 @@ def train(config: Config, demo: bool) -> None:
     uri = config.run_uri()
     ensure_data(config, demo)
     with lease(uri) as held, Status(uri, total=config.train.steps).reporting() as status:
-        assert config.data.uri
-        shard_set = ShardSet.open(config.data.uri)
-        if shard_set.manifest.kind != "real":
-            raise UserError(
-                f"{config.data.uri} is a {shard_set.manifest.kind} set; training takes a real one: give the set that "
-                "ingest made with --data.uri"
-            )
-        if shard_set.manifest.resolution != config.data.resolution:
-            raise UserError(
-                f"{config.data.uri} holds images of {shard_set.manifest.resolution} pixels, data.resolution is "
-                f"{config.data.resolution}; give --data.resolution {shard_set.manifest.resolution} or another root"
-            )
-        if not shard_set.keys("train"):
-            raise UserError(
-                f"{config.data.uri} has no sample in its train split (it has {shard_set.manifest.splits}); "
-                "ingest it with a split in which train has a share"
-            )
+        shard_set = training_set(config)
         base = bases.base_uri(config, shard_set.digest)
         pin(uri, config, {"data": shard_set.digest, "base": bases.identity(config, base)})
         if storage.exists(storage.join(uri, "model", INFO)):
@@ -90,32 +69,6 @@ def _check_precision(config: Config) -> None:
         check_precision(config.train.precision, SingleProcess().device)
     elif not config.cluster.gpus:
         check_precision(config.train.precision, torch.device("cpu"))
-
-
-def ensure_data(config: Config, demo: bool) -> None:
-    """A missing phantom set is made first; any other missing set is an error that opening it will name."""
-    assert config.data.uri
-    if config.data.source == PHANTOM and not storage.exists(storage.join(config.data.uri, MANIFEST)):
-        ingest(config, demo)
-
-
-def prepare_base(config: Config) -> None:
-    """Checks a base on a disk here; others a node of the cluster fetches or, with every core that is free, makes."""
-    import ray
-
-    if Path(config.model.base).is_absolute():
-        bases.prepare_base(config)
-        return
-    cluster.connect()
-    cores = max(1, int(min(16, cluster.largest_node("CPU")))) if config.model.base == TINY else 1
-    with cluster.explained():
-        ray.get(ray.remote(num_cpus=cores)(_prepare_base).remote(config.model_dump(), cores))
-
-
-def _prepare_base(fields: dict[str, Any], cores: int) -> None:
-    logs.in_worker(uses_gpu=False)
-    torch.set_num_threads(cores)
-    bases.prepare_base(Config(**fields))
 
 
 def _train_on_workers(config: Config, base_uri: str, held: Lease) -> None:
