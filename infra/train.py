@@ -143,19 +143,7 @@ def _worker(arguments: dict[str, Any]) -> None:
     config = Config(**arguments["config"])
     logs.in_worker(uses_gpu=config.cluster.gpus > 0)
     torch.set_num_threads(config.cluster.threads)
-    train_loop(config, arguments["base_uri"], arguments["lease"], RayContext(), _deepspeed_engine)
-
-
-def _deepspeed_engine(model: torch.nn.Module, config: Config, accumulation: int) -> DeepSpeedEngine:
-    return DeepSpeedEngine(
-        model,
-        zero_stage=config.train.zero_stage,
-        learning_rate=config.train.learning_rate,
-        weight_decay=config.train.weight_decay,
-        micro_batch=config.train.batch_size // torch.distributed.get_world_size() // accumulation,
-        accumulation=accumulation,
-        precision=config.train.precision,
-    )
+    train_loop(config, arguments["base_uri"], arguments["lease"], RayContext(), DeepSpeedEngine.of)
 
 
 class RayContext:

@@ -1,15 +1,19 @@
 """DeepSpeed ZeRO behind the training loop's engine protocol."""
 
+import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 
+from siamdiff.config import Config
 from siamdiff.errors import SiamdiffError
 from siamdiff.model.siamese import StepInputs
 from siamdiff.sections import Precision
-from siamdiff.training.engine import adamw
+from siamdiff.training.engine import adamw, check_norm, guard_and_clip, set_learning_rate
 from siamdiff.training.losses import LossWeights
+from siamdiff.training.snapshot import copied
 
 # How DeepSpeed computes in each precision; the weights that are updated are fp32 in all of them.
 # bf16: PyTorch's autocast, with weights and gradients kept and sent in fp32 (no module's are sent in bf16), so that it
@@ -23,7 +27,18 @@ PRECISIONS: dict[Precision, dict[str, Any]] = {
 
 
 class DeepSpeedEngine:
-    """A DeepSpeed engine behind the loop's protocol."""
+    """A DeepSpeed engine behind the loop's protocol.
+
+    Args:
+        model: its trainable parameters learn.
+        zero_stage: 0 to 3; fp16 needs 1 to 3.
+        learning_rate, weight_decay: AdamW's.
+        micro_batch: samples per worker and pass.
+        accumulation: micro-batches per step.
+        precision: of the networks' arithmetic.
+        gradient_limit: norm of the gradient above which `step` raises.
+        clip_norm: gradients of a larger norm are scaled down to it.
+    """
 
     def __init__(
         self,
@@ -35,26 +50,52 @@ class DeepSpeedEngine:
         micro_batch: int,
         accumulation: int,
         precision: Precision = "fp32",
+        gradient_limit: float = math.inf,
+        clip_norm: float | None = None,
     ) -> None:
         deepspeed = _import_deepspeed()
         self.model = model
+        self.zero_stage = zero_stage
+        self.gradient_limit, self.clip_norm = gradient_limit, clip_norm
+        self.gradient_norm = math.nan
         self.is_partitioned = zero_stage == 3
         self.ties_world_size = zero_stage > 0
         self.precision = precision
         trainable = [p for p in model.parameters() if p.requires_grad]
+        optimizer = adamw(trainable, learning_rate, weight_decay)
         self.engine, *_ = deepspeed.initialize(
             model=model,
-            optimizer=adamw(trainable, learning_rate, weight_decay),
+            optimizer=optimizer,
             config={
                 "train_micro_batch_size_per_gpu": micro_batch,
                 "gradient_accumulation_steps": accumulation,
                 "zero_optimization": {"stage": zero_stage},
                 "zero_allow_untested_optimizer": True,
-                "gradient_clipping": 0.0,  # DeepSpeed's own default clips at 1.0; the method does not clip
+                # DeepSpeed's own default clips at 1.0; the method does not clip. Stage 0 is clipped in `step`.
+                "gradient_clipping": clip_norm or 0.0 if zero_stage else 0.0,
                 "steps_per_print": 10**9,
                 "wall_clock_breakdown": False,
             }
             | PRECISIONS[precision],
+        )
+        self.engine.checkpoint_engine = self._files = _memory_files(self.engine.checkpoint_engine)
+        if zero_stage:
+            optimizer.register_step_pre_hook(lambda *_: self._check_norm())
+
+    @classmethod
+    def of(cls, model: torch.nn.Module, config: Config, accumulation: int) -> Self:
+        """The engine of a configuration, with `accumulation` micro-batches per step; the workers have met."""
+        train = config.train
+        return cls(
+            model,
+            zero_stage=train.zero_stage,
+            learning_rate=train.learning_rate,
+            weight_decay=train.weight_decay,
+            micro_batch=train.batch_size // torch.distributed.get_world_size() // accumulation,
+            accumulation=accumulation,
+            precision=train.precision,
+            gradient_limit=train.gradient_limit,
+            clip_norm=train.clip_norm,
         )
 
     def forward(
@@ -72,10 +113,30 @@ class DeepSpeedEngine:
         self.engine.backward(loss)
 
     def step(self) -> None:
-        """Acts at the last micro-batch of a step."""
+        """Acts at the last micro-batch of a step; see siamdiff.training.engine.Engine."""
+        if not self.engine.is_gradient_accumulation_boundary():
+            self.engine.step()
+            return
+        if not self.zero_stage:
+            trainable = [p for p in self.model.parameters() if p.requires_grad]
+            self.gradient_norm = guard_and_clip(
+                trainable, self.gradient_limit, self.clip_norm, allow_overflow=False
+            )
         self.engine.step()
+        if self.zero_stage:
+            self.gradient_norm = float(self.engine.get_global_grad_norm())
+            if self.precision != "fp16":
+                check_norm(self.gradient_norm, math.inf)  # DeepSpeed skips a step whose norm is not finite
 
-    def save(self, folder: Path) -> None:
+    def _check_norm(self) -> None:
+        """Between DeepSpeed's norm over all workers and the first change of a weight."""
+        check_norm(float(self.engine.optimizer._global_grad_norm), self.gradient_limit)
+
+    def set_learning_rate(self, lr: float) -> None:
+        """See siamdiff.training.engine.Engine."""
+        set_learning_rate(self.engine.optimizer, lr)
+
+    def snapshot(self, folder: Path) -> Callable[[], None]:
         """This worker's files; frozen parameters are the base's and are left out."""
         self.engine.save_checkpoint(
             str(folder),
@@ -83,8 +144,9 @@ class DeepSpeedEngine:
             client_state={"trained": self._trained()},
             exclude_frozen_parameters=True,
         )
+        return self._files.taken()
 
-    def load(self, folder: Path) -> None:
+    def load(self, folder: Path, world_size: int) -> None:
         """Loads and checks that no trained parameter was missing (DeepSpeed is lenient about frozen ones)."""
         loaded, client_state = self.engine.load_checkpoint(str(folder), tag="state", load_module_strict=False)
         if loaded is None or client_state["trained"] != self._trained():
@@ -95,7 +157,7 @@ class DeepSpeedEngine:
     def _trained(self) -> list[str]:
         return sorted(name for name, p in self.model.named_parameters() if p.requires_grad)
 
-    def full_weights(self) -> dict[str, torch.Tensor]:
+    def full_weights(self, averaged: bool = False) -> dict[str, torch.Tensor]:
         """Trained parameters on rank 0, in fp32, gathered where ZeRO spread them."""
         weights = {}
         for name, p in self.model.named_parameters():
@@ -120,6 +182,45 @@ class DeepSpeedEngine:
         """See siamdiff.training.engine.Engine."""
         self.engine.destroy()
         del self.engine
+
+
+def _memory_files(files: Any) -> Any:
+    """DeepSpeed's files in main memory until they are taken; `files` reads those on the disk."""
+    from deepspeed.runtime.checkpoint_engine.checkpoint_engine import CheckpointEngine
+
+    class MemoryFiles(CheckpointEngine):
+        """What DeepSpeed saves, copied, by path."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self._states: dict[str, Any] = {}
+
+        def create(self, info: Any) -> None:
+            """Nothing to prepare."""
+
+        def save(self, state_dict: Any, path: str) -> None:
+            """Copies a state; the file is written later."""
+            self._states[path] = copied(state_dict)
+
+        def load(self, path: str, map_location: Any = None) -> Any:
+            """Reads a file that was written."""
+            return files.load(path, map_location)
+
+        def commit(self, info: Any) -> bool:
+            """Complete is what the caller says is complete."""
+            return True
+
+        def taken(self) -> Callable[[], None]:
+            """Writes what was saved since it was last asked."""
+            states, self._states = self._states, {}
+
+            def write() -> None:
+                for path, state in states.items():
+                    torch.save(state, path)
+
+            return write
+
+    return MemoryFiles()
 
 
 def _import_deepspeed() -> Any:

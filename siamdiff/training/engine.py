@@ -3,6 +3,8 @@
 infra/zero.py has the DeepSpeed version; the loop is written once.
 """
 
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -13,9 +15,15 @@ from siamdiff.errors import SiamdiffError, UserError
 from siamdiff.model.siamese import StepInputs
 from siamdiff.sections import Precision
 from siamdiff.training.losses import LossWeights
+from siamdiff.training.snapshot import copied
 
 STATE_FILE = "state.pt"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class DivergedError(SiamdiffError):
+    """The gradient is not finite or larger than allowed. Raised on every worker at the same step, before it changed
+    a weight or the optimizer's state."""
 
 
 class Engine(Protocol):
@@ -23,6 +31,9 @@ class Engine(Protocol):
 
     is_partitioned: bool  # weights are spread over the workers: a forward pass needs every worker
     ties_world_size: bool  # a checkpoint can be read by as many workers only as wrote it
+    # L2 norm of the last step's mean gradient over the whole batch, before clipping, the same on every worker;
+    # nan before the first step, inf after one that fp16's loss scaling skipped
+    gradient_norm: float
 
     def forward(
         self, inputs: StepInputs, weights: LossWeights
@@ -35,19 +46,40 @@ class Engine(Protocol):
         ...
 
     def step(self) -> None:
-        """Updates the weights if this was the last micro-batch of the batch."""
+        """Updates the weights if this was the last micro-batch of the batch.
+
+        Raises:
+            DivergedError: the gradient's norm is not finite, or above the limit. Nothing was changed.
+        """
         ...
 
-    def save(self, folder: Path) -> None:
-        """Writes this worker's part of the complete state into a local folder."""
+    def set_learning_rate(self, lr: float) -> None:
+        """What the steps from now on take."""
         ...
 
-    def load(self, folder: Path) -> None:
-        """Reads the complete state from a local folder with the files of all workers."""
+    def snapshot(self, folder: Path) -> Callable[[], None]:
+        """Copies this worker's part of the complete state as it is now; called on every worker.
+
+        Args:
+            folder: local, there, and empty.
+
+        Returns:
+            Writes what was copied into `folder`; may run in another thread while training goes on.
+        """
         ...
 
-    def full_weights(self) -> dict[str, torch.Tensor]:
-        """Trained parameters of the model by name, whole, in fp32, on the CPU; {} on ranks other than 0."""
+    def load(self, folder: Path, world_size: int) -> None:
+        """Reads the complete state from a local folder with the files of all `world_size` workers that wrote it."""
+        ...
+
+    def full_weights(self, averaged: bool = False) -> dict[str, torch.Tensor]:
+        """Trained parameters of the model by name, whole, in fp32, on the CPU; {} on ranks other than 0.
+
+        Called on every worker.
+
+        Args:
+            averaged: their moving averages instead, where the configuration asks for averages.
+        """
         ...
 
     def release(self) -> None:
@@ -87,6 +119,8 @@ class TorchEngine:
         learning_rate, weight_decay: AdamW's.
         accumulation: micro-batches per step.
         precision: of the networks' arithmetic.
+        gradient_limit: norm of the gradient above which `step` raises.
+        clip_norm: gradients of a larger norm are scaled down to it.
     """
 
     is_partitioned = False
@@ -100,6 +134,8 @@ class TorchEngine:
         weight_decay: float,
         accumulation: int,
         precision: Precision = "fp32",
+        gradient_limit: float = math.inf,
+        clip_norm: float | None = None,
     ) -> None:
         self.model = model
         trainable = [p for p in model.parameters() if p.requires_grad]
@@ -108,6 +144,8 @@ class TorchEngine:
         self.optimizer = adamw(trainable, learning_rate, weight_decay)
         self.scaler = torch.amp.GradScaler(self.device, enabled=precision == "fp16")
         self.accumulation = accumulation
+        self.gradient_limit, self.clip_norm = gradient_limit, clip_norm
+        self.gradient_norm = math.nan
         self._passes = 0
 
     @classmethod
@@ -119,6 +157,8 @@ class TorchEngine:
             weight_decay=config.train.weight_decay,
             accumulation=accumulation,
             precision=config.train.precision,
+            gradient_limit=config.train.gradient_limit,
+            clip_norm=config.train.clip_norm,
         )
 
     def forward(
@@ -133,28 +173,48 @@ class TorchEngine:
         self.scaler.scale(loss / self.accumulation).backward()
 
     def step(self) -> None:
-        """One optimizer step once `accumulation` micro-batches are in."""
+        """One optimizer step once `accumulation` micro-batches are in; see `Engine`."""
         self._passes += 1
         if self._passes % self.accumulation == 0:
+            self.scaler.unscale_(self.optimizer)
+            self.gradient_norm = guard_and_clip(
+                self._trainable(),
+                self.gradient_limit,
+                self.clip_norm,
+                allow_overflow=self.precision == "fp16",
+            )
             self.scaler.step(self.optimizer)
             self.scaler.update()
             self.optimizer.zero_grad(set_to_none=True)
 
-    def save(self, folder: Path) -> None:
-        """Writes trained weights, the optimizer's state and the loss scale."""
-        state = {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
-        torch.save({"model": self.full_weights()} | state, folder / STATE_FILE)
+    def set_learning_rate(self, lr: float) -> None:
+        """See `Engine`."""
+        set_learning_rate(self.optimizer, lr)
 
-    def load(self, folder: Path) -> None:
-        """Reads what `save` wrote."""
+    def snapshot(self, folder: Path) -> Callable[[], None]:
+        """Trained weights, the optimizer's state and the loss scale; see `Engine`."""
+        state = copied(
+            {
+                "model": {name: p for name, p in self.model.named_parameters() if p.requires_grad},
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": self.scaler.state_dict(),
+            }
+        )
+        return lambda: torch.save(state, folder / STATE_FILE)
+
+    def load(self, folder: Path, world_size: int) -> None:
+        """Reads what `snapshot` wrote; see `Engine`."""
         state = torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)
         load_trained(self.model, state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
 
-    def full_weights(self) -> dict[str, torch.Tensor]:
+    def full_weights(self, averaged: bool = False) -> dict[str, torch.Tensor]:
         """See `Engine`."""
         return {name: p.detach().cpu() for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def _trainable(self) -> list[torch.nn.Parameter]:
+        return [p for p in self.model.parameters() if p.requires_grad]
 
     def release(self) -> None:
         """See `Engine`."""
@@ -166,6 +226,48 @@ def adamw(
 ) -> torch.optim.AdamW:
     """AdamW in one kernel: PyTorch's default on GPUs takes a second copy of all gradients for a moment."""
     return torch.optim.AdamW(trainable, lr=learning_rate, weight_decay=weight_decay, fused=True)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """What an optimizer's steps from now on take."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def guard_and_clip(
+    trainable: list[torch.nn.Parameter], limit: float, clip_norm: float | None, *, allow_overflow: bool
+) -> float:
+    """The L2 norm of the whole gradient; then scales the gradient down to `clip_norm` where it is larger.
+
+    Args:
+        trainable: parameters with their gradients.
+        limit, clip_norm: see siamdiff.sections.train.
+        allow_overflow: whether a norm that is not finite is left to the loss scaling.
+
+    Raises:
+        DivergedError: see `check_norm`; the gradient is as it was.
+    """
+    norm = torch.nn.utils.get_total_norm([p.grad for p in trainable if p.grad is not None])
+    if allow_overflow and not torch.isfinite(norm):
+        return math.inf
+    check_norm(norm.item(), limit)
+    if clip_norm is not None:
+        torch.nn.utils.clip_grads_with_norm_(trainable, clip_norm, norm)
+    return norm.item()
+
+
+def check_norm(norm: float, limit: float) -> None:
+    """Whether a step may be made with a gradient of this norm.
+
+    Raises:
+        DivergedError: it is not finite, or above `limit`.
+    """
+    if not math.isfinite(norm):
+        raise DivergedError(f"the gradient is not finite (norm {norm}): training has diverged")
+    if norm > limit:
+        raise DivergedError(
+            f"the gradient's norm is {norm:.4g}, above train.gradient_limit {limit:g}: training has diverged"
+        )
 
 
 def load_trained(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:

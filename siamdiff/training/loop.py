@@ -23,7 +23,7 @@ from siamdiff.run import Lease, Status
 from siamdiff.training import bases, checkpoint
 from siamdiff.training.context import Context
 from siamdiff.training.encoders import FrozenEncoders
-from siamdiff.training.engine import Engine, check_precision, load_trained
+from siamdiff.training.engine import DivergedError, Engine, check_precision, load_trained
 from siamdiff.training.losses import LossWeights, weights_at
 from siamdiff.training.previews import Previews
 from siamdiff.training.record import Record
@@ -115,7 +115,7 @@ class _Trainer:
                     f"the checkpoint of step {steps[0]} was written by {marker['world_size']} workers, "
                     f"train.workers is {self.context.world_size}; go on with --train.workers {marker['world_size']}"
                 )
-            self.engine.load(Path(folder))
+            self.engine.load(Path(folder), marker["world_size"])
         if self.context.rank == 0:
             log.info("resuming after step %d", steps[0])
         return steps[0]
@@ -129,7 +129,13 @@ class _Trainer:
         batches = self._batches()
         window = _Window([], [])
         while self.step < train.steps:
-            window.keys.append(self._train_step(batches, window.terms))
+            try:
+                self._train_step(batches, window)
+            except DivergedError:
+                self._line(window, record)
+                if record:
+                    record.flush(self.step)  # the samples of the step that was not made
+                raise
             self.step += 1
             is_last = self.step == train.steps
             saves = is_last or (train.checkpoint_steps and self.step % train.checkpoint_steps == 0)
@@ -166,19 +172,19 @@ class _Trainer:
             pin_memory=self.context.device.type == "cuda",
         )
 
-    def _train_step(self, batches: Any, terms: list[dict[str, torch.Tensor]]) -> dict[str, Any]:
-        """One optimizer step over this worker's share; adds its loss terms, returns what it consumed."""
+    def _train_step(self, batches: Any, window: _Window) -> None:
+        """One optimizer step over this worker's share; adds its loss terms and what it consumed."""
         train, weights = self.config.train, self._weights()
         consumed: dict[str, Any] = {"step": self.step, "positions": [], "keys": []}
+        window.keys.append(consumed)
         for _ in range(train.batch_size // self.context.world_size // self.micro_batch):
             batch = next(batches)
-            loss, step_terms = self.engine.forward(self.encoders.inputs(batch), weights)
-            self.engine.backward(loss)
-            self.engine.step()
-            terms.append(step_terms)
+            loss, terms = self.engine.forward(self.encoders.inputs(batch), weights)
+            window.terms.append(terms)
             consumed["positions"] += batch.positions
             consumed["keys"] += batch.keys
-        return consumed
+            self.engine.backward(loss)
+            self.engine.step()
 
     def _weights(self) -> LossWeights:
         train = self.config.train
@@ -228,7 +234,7 @@ class _Trainer:
     def _checkpoint(self, record: Record | None) -> None:
         """Every worker's part, then the record, then the marker that makes it count."""
         with tempfile.TemporaryDirectory(prefix="siamdiff-checkpoint-") as folder:
-            self.engine.save(Path(folder))
+            self.engine.snapshot(Path(folder))()
             files = checkpoint.upload_part(self.run_uri, self.step, Path(folder))
         parts = self.context.gather(files)
         if record:

@@ -101,9 +101,12 @@ def save_bf16_runs(rank: int, folder: str, stages: list[int]) -> None:
         weights = whole.full_weights()
         cut = engine(tiny_model(dtype=torch.float32), stage, "bf16")
         steps(cut, lambda k: halves(rank, k), last=RESUMED)
-        cut.save(Path(folder, str(stage)))
+        write = cut.snapshot(Path(folder, str(stage)))
+        steps(cut, lambda k: halves(rank, k), first=RESUMED)  # goes on before the files are written
+        write()
+        torch.distributed.barrier()
         resumed = engine(tiny_model(dtype=torch.float32), stage, "bf16")
-        resumed.load(Path(folder, str(stage)))
+        resumed.load(Path(folder, str(stage)), 2)
         after = steps(resumed, lambda k: halves(rank, k), first=RESUMED)
         torch.save((losses, after, weights), Path(folder, f"{stage}-{rank}.pt"))
 

@@ -45,9 +45,9 @@ def test_half_precision_tracks_fp32_and_resumes_exactly(precision, tmp_path: Pat
 
     cut = engine(tiny_model(dtype=torch.float32), precision)
     steps(cut, last=3)
-    cut.save(tmp_path)
+    cut.snapshot(tmp_path)()
     resumed = engine(tiny_model(dtype=torch.float32), precision)
-    resumed.load(tmp_path)
+    resumed.load(tmp_path, 1)
     assert torch.equal(steps(resumed, first=3), losses[3:])
     torch.testing.assert_close(resumed.full_weights(), whole.full_weights(), rtol=0, atol=0)
     assert resumed.scaler.state_dict() == whole.scaler.state_dict()
