@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from siamdiff import storage
+from siamdiff.data.latents import verify_caches
 from siamdiff.data.shardset import ShardSet, verify
 from siamdiff.errors import SiamdiffError, UserError
 
@@ -31,8 +32,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def _add_verify(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     text = (
-        "Re-reads a shard set: hashes, counts, members, images and binary masks. Exit code 0: whole; 1: damaged, "
-        "with one problem a line on stderr; 2: not a complete set."
+        "Re-reads a shard set: hashes, counts, members, images and binary masks, and the caches beside it. Exit code "
+        "0: whole; 1: damaged, with one problem a line on stderr; 2: not a complete set."
     )
     parser = commands.add_parser("verify", help="re-read a shard set, byte by byte", description=text)
     parser.add_argument("uri", metavar="URI", help="folder of the set: /data/polyps or s3://bucket/polyps")
@@ -41,6 +42,8 @@ def _add_verify(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 
 def _verify(arguments: argparse.Namespace) -> int:
     problems = verify(arguments.uri)
+    if not problems:  # of a damaged set no cache is of use
+        problems = verify_caches(arguments.uri)
     if problems:
         for problem in problems:
             print(problem, file=sys.stderr)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from siamdiff import storage
 from siamdiff.errors import SiamdiffError, UserError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -74,6 +75,40 @@ def made_once(name: str, make: Callable[[Path], None], is_whole: Callable[[Path]
         finally:
             shutil.rmtree(partial, ignore_errors=True)
         return folder
+
+
+def checked_copy(uri: str, sha256: str, name: str, remedy: str) -> Path:
+    """A local file with an object's bytes, whose hash was checked: itself where it is local, else the node's copy.
+
+    Args:
+        uri: of the object.
+        sha256: of its bytes, in hex.
+        name: of the copy in the cache; another content needs another name.
+        remedy: what to do about an object that is missing, for the message.
+
+    Raises:
+        SiamdiffError: the object is missing, or its bytes are others.
+        UserError: the cache cannot be written, or is full.
+    """
+    damaged = SiamdiffError(f"{uri} is damaged: its hash is not the manifest's; restore it, or {remedy}")
+    in_place = storage.local_path(uri)
+    if in_place is not None:
+        if not in_place.is_file():
+            raise SiamdiffError(f"{uri} is missing; {remedy}")
+        if storage.file_sha256(in_place) != sha256:
+            raise damaged
+        return in_place
+    with cached(name) as copy:
+        if copy.is_file() and storage.file_sha256(copy) == sha256:
+            return copy
+        try:
+            storage.download_file(uri, copy)
+        except FileNotFoundError as error:
+            raise SiamdiffError(f"{uri} is missing; {remedy}") from error
+        if storage.file_sha256(copy) != sha256:
+            copy.unlink()
+            raise damaged
+        return copy
 
 
 def _unusable(place: Path, error: OSError) -> UserError:

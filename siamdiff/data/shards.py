@@ -278,10 +278,15 @@ def _planned_as(row: IndexRow) -> tuple[str, int]:
 
 def finished_shards(set_uri: str) -> set[str]:
     """Names of the shards whose tar and marker are both there, by one listing."""
-    files = storage.list_files(storage.join(set_uri, FOLDER))
-    tars = {name.removesuffix(".tar") for name in files if name.endswith(".tar")}
-    markers = {name.removesuffix(".json") for name in files if name.endswith(".json")}
-    return tars & markers
+    return marked(storage.join(set_uri, FOLDER), ".tar")
+
+
+def marked(folder_uri: str, suffix: str) -> set[str]:
+    """Names in a folder of which both NAME + `suffix` and the marker NAME.json are there, by one listing."""
+    files = storage.list_files(folder_uri)
+    return {name.removesuffix(suffix) for name in files if name.endswith(suffix)} & {
+        name.removesuffix(".json") for name in files if name.endswith(".json")
+    }
 
 
 def read_marker(set_uri: str, name: str) -> Marker:

@@ -1,12 +1,11 @@
 """A complete shard set, read in any order: real or synthetic, on a disk or in an object store."""
 
-import hashlib
 from pathlib import Path
 
 import pyarrow as pa
 
 from siamdiff import storage
-from siamdiff.data.cache import cached
+from siamdiff.data.cache import checked_copy
 from siamdiff.data.manifest import Manifest, ShardEntry, finish_set, read_index, read_manifest
 from siamdiff.data.sample import EncodedSample, Sample
 from siamdiff.data.shards import IndexRow, tar_uri, unpack
@@ -15,7 +14,6 @@ from siamdiff.errors import SiamdiffError, UserError
 
 __all__ = ["Manifest", "ShardSet", "finish_set", "verify"]
 
-_HASH_BLOCK = 4 * 2**20
 _checked: dict[tuple[str, str], Path] = {}  # (tar, sha256) -> local file; each process checks a hash once
 
 
@@ -109,39 +107,6 @@ def _local_tar(set_uri: str, shard: ShardEntry) -> Path:
     uri = tar_uri(set_uri, shard.name)
     known = _checked.get((uri, shard.sha256))
     if known is None:
-        known = _checked[uri, shard.sha256] = _fetch(uri, shard)
+        copy = f"shards/{shard.sha256}.tar"
+        known = _checked[uri, shard.sha256] = checked_copy(uri, shard.sha256, copy, "make the set again")
     return known
-
-
-def _fetch(uri: str, shard: ShardEntry) -> Path:
-    in_place = storage.local_path(uri)
-    if in_place is not None:
-        if not in_place.is_file():
-            raise SiamdiffError(f"{uri} is missing; make the set again")
-        if file_sha256(in_place) != shard.sha256:
-            raise SiamdiffError(
-                f"{uri} is damaged: its hash is not the manifest's; restore it, or make the set again"
-            )
-        return in_place
-    with cached(f"shards/{shard.sha256}.tar") as copy:
-        if copy.is_file() and file_sha256(copy) == shard.sha256:
-            return copy
-        try:
-            storage.download_file(uri, copy)
-        except FileNotFoundError as error:
-            raise SiamdiffError(f"{uri} is missing; make the set again") from error
-        if file_sha256(copy) != shard.sha256:
-            copy.unlink()
-            raise SiamdiffError(
-                f"{uri} is damaged: its hash is not the manifest's; restore it, or make the set again"
-            )
-        return copy
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, in hex, read in blocks."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(_HASH_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
