@@ -8,6 +8,7 @@ from typing import Any, Self
 import torch
 
 from siamdiff.config import Config
+from siamdiff.data.stream import split
 from siamdiff.errors import SiamdiffError
 from siamdiff.model.siamese import StepInputs
 from siamdiff.sections import Precision
@@ -91,7 +92,7 @@ class DeepSpeedEngine:
             zero_stage=train.zero_stage,
             learning_rate=train.learning_rate,
             weight_decay=train.weight_decay,
-            micro_batch=train.batch_size // torch.distributed.get_world_size() // accumulation,
+            micro_batch=split(train.batch_size, torch.distributed.get_world_size(), train.micro_batch)[0],
             accumulation=accumulation,
             precision=train.precision,
             gradient_limit=train.gradient_limit,

@@ -125,18 +125,12 @@ class Config(BaseSettings):
         return self
 
     @model_validator(mode="after")
-    def _batch_divides(self) -> "Config":
+    def _every_worker_has_a_sample(self) -> "Config":
         train = self.train
-        if train.batch_size % train.workers:
+        if train.workers > train.batch_size:
             raise ValueError(
-                f"train.batch_size is {train.batch_size} and train.workers is {train.workers}: "
-                "the batch must be a multiple of the workers"
-            )
-        share = train.batch_size // train.workers
-        if train.micro_batch and share % train.micro_batch:
-            raise ValueError(
-                f"train.micro_batch is {train.micro_batch}: it must divide the {share} samples of a worker "
-                f"({train.batch_size} / {train.workers})"
+                f"train.workers is {train.workers} and train.batch_size {train.batch_size}: some workers would have no "
+                "sample; lower train.workers"
             )
         return self
 

@@ -3,9 +3,13 @@
 Epoch after epoch a seeded permutation of the split; step k consumes positions [k B, (k + 1) B). Timestep, noises and
 prompt dropping of a sample are drawn from (seed, position). So resume, other worker counts and the log of sample keys
 are exact by construction: there is no state besides the number of the next step.
+
+A batch is spread over any number of workers. Where it does not divide, workers fill up with samples of weight 0, and
+the others weigh so much more that means over micro-batches and workers are means over the batch.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -33,7 +37,7 @@ class Draws:
 
 @dataclass(frozen=True)
 class Stream:
-    """Which sample stands at a position, and which positions a worker takes in a step.
+    """Which sample stands at a position, and which positions a worker takes in a step: any number of workers.
 
     Args:
         keys: sorted keys of the split, not empty.
@@ -51,10 +55,16 @@ class Stream:
         return self.keys[_permutation(self.seed, epoch, len(self.keys))[place]]
 
     def positions(self, step: int, rank: int, world_size: int) -> range:
-        """Positions of worker `rank` in `step`; `batch_size` must be a multiple of `world_size`."""
-        share = self.batch_size // world_size
-        first = step * self.batch_size + rank * share
-        return range(first, first + share)
+        """Positions of worker `rank` in `step`, at least one; the first ranks take one more where B / W is no integer.
+
+        Args:
+            step: from 0.
+            rank: 0 ... world_size - 1.
+            world_size: W, at most B.
+        """
+        share, more = divmod(self.batch_size, world_size)
+        first = step * self.batch_size + rank * share + min(rank, more)
+        return range(first, first + share + (rank < more))
 
     def draws(self, position: int, shape: Sequence[int], num_timesteps: int, prompt_drop: float) -> Draws:
         """The random numbers of a position, a function of (seed, position) alone.
@@ -74,6 +84,22 @@ class Stream:
         )
 
 
+def split(batch_size: int, world_size: int, micro_batch: int | None) -> tuple[int, int]:
+    """How a worker divides its share of the batch, the same on every worker.
+
+    Args:
+        batch_size: B, over all workers.
+        world_size: W, at most B.
+        micro_batch: samples per pass at most; None: the whole share.
+
+    Returns:
+        Samples per pass m and passes per step a, m as small as a allows; W a m is B where it divides, else a bit more.
+    """
+    share = -(-batch_size // world_size)
+    accumulation = -(-share // (micro_batch or share))
+    return -(-share // accumulation), accumulation
+
+
 @lru_cache(maxsize=4)
 def _permutation(seed: int, epoch: int, size: int) -> np.ndarray:
     return np.random.default_rng([seed, _ORDER, epoch]).permutation(size)
@@ -91,6 +117,14 @@ class Batch:
     t: torch.Tensor  # (B,), 0 ... num_timesteps - 1
     noise: torch.Tensor  # eps, (B, 4, H/8, W/8)
     posterior_noise: torch.Tensor  # (B, 4, H/8, W/8)
+    weight: torch.Tensor | None = (
+        None  # (B,) of the samples in means, 0 for those that fill up; None: all are 1
+    )
+
+    def counted(self) -> tuple[list[int], list[str]]:
+        """Positions and keys of the samples that count, those of weight 0 left out."""
+        counts = [True] * len(self.keys) if self.weight is None else (self.weight > 0).tolist()
+        return list(itertools.compress(self.positions, counts)), list(itertools.compress(self.keys, counts))
 
     def pin_memory(self) -> "Batch":
         """The same batch in page-locked memory (the hook that DataLoader looks for)."""
@@ -174,19 +208,32 @@ def load_batches(
     loader_workers: int,
     pin_memory: bool,
 ) -> Iterator[Batch]:
-    """The batches of one worker from `first_step` up to, not including, `last_step`, `micro_batch` samples each.
+    """The micro-batches of one worker from `first_step` up to, not including, `last_step`, those of `split`.
 
-    `micro_batch` must divide the worker's share of the batch; several batches then make one step.
+    Args:
+        dataset: samples by position.
+        first_step, last_step: of the stream.
+        rank, world_size: this worker's place.
+        micro_batch: as `split` takes or returns it.
+        loader_workers: reading processes; 0 reads in this one.
+        pin_memory: whether tensors come in page-locked memory.
 
     Raises:
         SiamdiffError: a shard is missing or damaged.
     """
     stream = dataset.stream
+    micro_batch, accumulation = split(stream.batch_size, world_size, micro_batch)
+    size = micro_batch * accumulation
     positions = (
         position
         for step in range(first_step, last_step)
-        for position in stream.positions(step, rank, world_size)
+        for position in _filled_up(stream.positions(step, rank, world_size), size)
     )
+    weights: list[torch.Tensor | None] = [None]
+    if world_size * size != stream.batch_size:
+        weight = torch.zeros(size)
+        weight[: len(stream.positions(0, rank, world_size))] = world_size * size / stream.batch_size
+        weights = [part.pin_memory() if pin_memory else part for part in weight.split(micro_batch)]
     loader = DataLoader(
         dataset,
         batch_size=micro_batch,
@@ -198,7 +245,12 @@ def load_batches(
         multiprocessing_context="forkserver" if loader_workers else None,
         prefetch_factor=4 if loader_workers else None,
     )
-    for batch in loader:
+    for batch, weight in zip(loader, itertools.cycle(weights), strict=False):
         if isinstance(batch, SiamdiffError):
             raise batch
-        yield batch
+        yield dataclasses.replace(batch, weight=weight)
+
+
+def _filled_up(positions: range, size: int) -> list[int]:
+    """The positions, the last one repeated up to `size`."""
+    return [*positions, *[positions[-1]] * (size - len(positions))]

@@ -48,7 +48,8 @@ def train_step(
             network.enable_gradient_checkpointing()
     inputs = StepInputs(**_shapes(architecture, resolution, batch), **_empty(t=(batch,), dtype=torch.long))
     active = {"active": torch.empty(batch, dtype=torch.long, device="meta")} if weights.augment else {}
-    given = [*model.parameters(), *model.buffers(), *vars(inputs).values(), *active.values()]
+    tensors = [value for value in vars(inputs).values() if value is not None]
+    given = [*model.parameters(), *model.buffers(), *tensors, *active.values()]
     with _gradients_dropped(model), Meter(given) as meter:
         loss, _ = model(inputs, weights, **active)
         loss.backward()

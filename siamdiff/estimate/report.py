@@ -7,6 +7,7 @@ import torch
 
 from siamdiff import storage
 from siamdiff.config import Config
+from siamdiff.data.stream import split
 from siamdiff.estimate.architecture import Architecture, architecture, count
 from siamdiff.estimate.counting import Count, decode, sample_latents, train_step
 from siamdiff.estimate.devices import UTILISATION, Device, device_named
@@ -65,7 +66,7 @@ def train_counts(config: Config, networks: Architecture) -> tuple[Count, Count]:
 
 def micro_batch(train: Train) -> int:
     """Samples that one process takes in one pass."""
-    return train.micro_batch or train.batch_size // processes(train)
+    return split(train.batch_size, processes(train), train.micro_batch)[0]
 
 
 def steps_before(train: Train) -> int:
@@ -86,11 +87,13 @@ def _sizes(networks: Architecture) -> Iterator[str]:
 def _training(config: Config, networks: Architecture, device: Device | None) -> Iterator[str]:
     train = config.train
     before, after = train_counts(config, networks)
-    accumulation = train.batch_size // processes(train) // micro_batch(train)
+    size, accumulation = split(train.batch_size, processes(train), train.micro_batch)
+    carried = processes(train) * size * accumulation
+    filling = f" ({carried - train.batch_size} of them fill up)" if carried != train.batch_size else ""
     engine = f"ZeRO stage {train.zero_stage}" if train.engine == "deepspeed" else "one process"
     yield (
-        f"training: {_several(processes(train), 'worker')} x micro-batch {micro_batch(train)} x accumulation "
-        f"{accumulation} = {train.batch_size}, {config.data.resolution} x {config.data.resolution} pixels, "
+        f"training: {_several(processes(train), 'worker')} x micro-batch {size} x accumulation "
+        f"{accumulation} = {carried}{filling}, {config.data.resolution} x {config.data.resolution} pixels, "
         f"{train.precision}, {engine}"
         f"{', activation checkpointing' if train.activation_checkpointing else ''}"
     )
@@ -108,7 +111,7 @@ def _training(config: Config, networks: Architecture, device: Device | None) -> 
     # A pass costs in proportion to the samples in it, so that the mean over t lies between none and all augmented.
     share = (train.augment_timesteps + 1) / 1000
     of_micro = before.flops, before.flops + share * (after.flops - before.flops)
-    first, later = (train.batch_size / micro_batch(train) * flops for flops in of_micro)
+    first, later = (carried / size * flops for flops in of_micro)
     n = steps_before(train)
     whole = n * first + (train.steps - n) * later
     a_sample = first / TERA / train.batch_size

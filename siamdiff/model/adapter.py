@@ -13,7 +13,7 @@ from siamdiff.model.base import VAE_FACTOR
 from siamdiff.model.diffusion import q_sample
 from siamdiff.model.siamese import StepInputs
 from siamdiff.model.unet import TrainedUNet, decode, encode, freeze_untrained
-from siamdiff.training.losses import LossWeights, squared_error
+from siamdiff.training.losses import LossWeights, batch_mean, squared_error
 
 Features = tuple[Tensor, ...]
 
@@ -74,5 +74,5 @@ class AdapterDiffusion(nn.Module):
         z_t = q_sample(inputs.z_0, inputs.noise, inputs.t, self.alphas_cumprod)  # (B, 4, h, w)
         features = adapter_features(self.adapter, inputs.mask)
         eps_mask = predict_noise_adapted(self.unet, z_t, inputs.t, inputs.text, features)  # (B, 4, h, w)
-        L_m = squared_error(eps_mask, inputs.noise).mean()
+        L_m = batch_mean(squared_error(eps_mask, inputs.noise), inputs.weight)
         return L_m, {"L_m": L_m.detach(), "L": L_m.detach()}

@@ -39,6 +39,7 @@ class StepInputs:
     text: Tensor  # (B, L, D), text encoder states
     image: Tensor  # (B, 3, H, W), in [0, 1]
     mask: Tensor  # (B, 3, H, W), in {0, 1}
+    weight: Tensor | None = None  # (B,), of the samples in every mean over the batch; None: 1 for all
 
 
 def predict_noise(
@@ -111,14 +112,14 @@ class SiameseDiffusion(nn.Module):
         Args:
             inputs: the batch.
             weights: weights of this step, `weights_at(k, N)`.
-            active: (A,) indices of the samples to put through Online-Augmentation; by default those with t <= t_tau,
-                which takes a look at the values of t, impossible on the meta device.
+            active: (A,) indices of the samples to put through Online-Augmentation; by default those with t <= t_tau
+                and a weight, which takes a look at the values of t, impossible on the meta device.
         """
         return siamese_loss(self.predict(inputs, weights, active), weights)
 
     def predict(self, inputs: StepInputs, weights: LossWeights, active: Tensor | None = None) -> Predictions:
         """Every prediction of one training step; arguments as in `forward`."""
-        noise, t, text = inputs.noise, inputs.t, inputs.text
+        noise, t, text, weight = inputs.noise, inputs.t, inputs.text, inputs.weight
         z_t = q_sample(inputs.z_0, noise, t, self.alphas_cumprod)  # (B, 4, h, w)
         hints = [inputs.mask] if weights.w_i is None else [inputs.mask, inputs.image]
         hint_mask, controls = self._controls(hints, z_t, t, text)
@@ -133,15 +134,17 @@ class SiameseDiffusion(nn.Module):
                 lambda control_mix: decode(self.unet, copied, text, control_mix).to(noise.dtype),
                 mix(controls[1], control_mask, weights.w_i, weights.w_m),
                 noise,
+                weight,
             )
         eps_mask = decode(self.unet, encoded, text, control_mask).to(noise.dtype)  # (B, 4, h, w)
         if weights.augment and eps_mix is not None:
-            active = augmented_samples(t, weights.t_tau) if active is None else active  # (A,)
+            active = augmented_samples(t, weights.t_tau, weight) if active is None else active  # (A,)
+            w_a = augmentation_weight(t, weights.t_tau, weight)[active]  # (A,)
             z_t_prime = renoise(z_t, noise, eps_mix, t, self.alphas_cumprod)  # (B, 4, h, w)
             a = (tensor[active] for tensor in (z_t_prime, t, text, hint_mask))  # each (A, ...)
             eps_prime = predict_noise(self.unet, self.controlnet, *a)  # (A, 4, h, w)
-            augmented = Augmented(eps_prime, noise[active], augmentation_weight(t[active], weights.t_tau))
-        return Predictions(noise, control_mask, eps_mask, eps_mix, L_i, augmented)
+            augmented = Augmented(eps_prime, noise[active], w_a)
+        return Predictions(noise, control_mask, eps_mask, eps_mix, L_i, augmented, weight)
 
     def _controls(
         self, images: list[Tensor], z_t: Tensor, t: Tensor, text: Tensor

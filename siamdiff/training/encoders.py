@@ -60,6 +60,7 @@ class FrozenEncoders:
             text=torch.cat([self.text(prompt) for prompt in batch.prompts]),
             image=(image + 1) / 2,
             mask=batch.mask.to(self.device, non_blocking=True),
+            weight=None if batch.weight is None else batch.weight.to(self.device, non_blocking=True),
         )
 
     def text(self, prompt: str) -> torch.Tensor:

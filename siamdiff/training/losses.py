@@ -65,7 +65,7 @@ class Augmented:
 
     eps_mask: Tensor  # eps_m', (A, 4, h, w), with gradient
     noise: Tensor  # its target, (A, 4, h, w)
-    w_a: Tensor  # (A,), Eq. 12
+    w_a: Tensor  # (A,), Eq. 12, times the sample's weight
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,7 @@ class Predictions:
     eps_mix: Tensor | None = None  # sg[eps_mix], (B, 4, h, w); None without image branch, as L_i
     L_i: Tensor | None = None  # (), Eq. 8; its gradient reaches ControlNet and DHI alone
     augmented: Augmented | None = None  # only at steps with Online-Augmentation
+    weight: Tensor | None = None  # (B,), see `batch_mean`
 
 
 def mix(control_image: Controls, control_mask: Controls, w_i: float, w_m: float = 1.0) -> Controls:
@@ -91,8 +92,20 @@ def squared_error(eps: Tensor, target: Tensor) -> Tensor:
     return (eps - target).square().mean(dim=(1, 2, 3))
 
 
+def batch_mean(errors: Tensor, weight: Tensor | None) -> Tensor:
+    """The mean of (B,) numbers, each times its sample's weight, 0 or more; () in their dtype.
+
+    Weights let workers and micro-batches of one size carry a batch that they do not divide (siamdiff.data.stream):
+    their mean over all micro-batches of all workers is 1. None is weight 1 for all.
+    """
+    return (errors if weight is None else errors * weight.to(errors.dtype)).mean()
+
+
 def image_loss(
-    decode: Callable[[Controls], Tensor], control_mix: Controls, noise: Tensor
+    decode: Callable[[Controls], Tensor],
+    control_mix: Controls,
+    noise: Tensor,
+    weight: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Eq. 8 through a throw-away copy of the decoder, without making the copy.
 
@@ -106,16 +119,17 @@ def image_loss(
         decode: controls -> eps_mix (B, 4, h, w).
         control_mix: c_mix.
         noise: eps.
+        weight: (B,), see `batch_mean`.
 
     Returns:
         sg[eps_mix] (B, 4, h, w), and the scalar L_i whose gradient reaches `control_mix` only.
     """
     if not torch.is_grad_enabled():
         eps_mix = decode(control_mix)
-        return eps_mix, squared_error(eps_mix, noise).mean()
+        return eps_mix, batch_mean(squared_error(eps_mix, noise), weight)
     leaves = tuple(c.detach().requires_grad_() for c in control_mix)
     eps_mix = decode(leaves)
-    L_i, n = squared_error(eps_mix, noise).mean(), noise.numel()
+    L_i, n = batch_mean(squared_error(eps_mix, noise), weight), noise.numel()
     gradients = torch.autograd.grad(n * L_i, leaves)
     return eps_mix.detach(), attach_gradient(L_i.detach(), control_mix, gradients, 1 / n)
 
@@ -129,18 +143,22 @@ def attach_gradient(
     return value + (linear - linear.detach())
 
 
-def augmented_samples(t: Tensor, t_tau: int) -> Tensor:
-    """Indices (A,) of the samples with t <= t_tau; the first one stands in (w_a = 0) where there is none.
+def augmented_samples(t: Tensor, t_tau: int, weight: Tensor | None = None) -> Tensor:
+    """Indices (A,) of the samples with t <= t_tau and a weight; the first one stands in (w_a = 0) where there is none.
 
     So that every worker makes the same passes whatever it drew: ZeRO-3 hangs otherwise.
     """
-    active = (t <= t_tau).nonzero().flatten()
+    active = augmentation_weight(t, t_tau, weight).nonzero().flatten()
     return active if len(active) else active.new_zeros(1)
 
 
-def augmentation_weight(t: Tensor, t_tau: int) -> Tensor:
-    """Eq. 12: w_a = 1 for t <= t_tau, else 0; (A,). The paper prints t < t_tau; the released code includes it."""
-    return (t <= t_tau).float()
+def augmentation_weight(t: Tensor, t_tau: int, weight: Tensor | None = None) -> Tensor:
+    """Eq. 12: w_a = 1 for t <= t_tau, else 0, times the sample's weight; (A,).
+
+    The paper prints t < t_tau; the released code includes it.
+    """
+    w_a = (t <= t_tau).float()
+    return w_a if weight is None else w_a * weight
 
 
 def siamese_loss(predictions: Predictions, weights: LossWeights) -> tuple[Tensor, dict[str, Tensor]]:
@@ -151,11 +169,11 @@ def siamese_loss(predictions: Predictions, weights: LossWeights) -> tuple[Tensor
         where the run has them, then L.
     """
     p = predictions
-    terms = {"L_m": squared_error(p.eps_mask, p.noise).mean()}  # Eq. 7
+    terms = {"L_m": batch_mean(squared_error(p.eps_mask, p.noise), p.weight)}  # Eq. 7
     if p.L_i is not None:
         terms["L_i"] = p.L_i
     if p.eps_mix is not None and weights.w_c:
-        terms["L_c"] = weights.w_c * squared_error(p.eps_mask, p.eps_mix).mean()  # Eq. 9
+        terms["L_c"] = weights.w_c * batch_mean(squared_error(p.eps_mask, p.eps_mix), p.weight)  # Eq. 9
     if weights.augment is not None:
         terms["L_m_prime"] = torch.zeros_like(terms["L_m"])
     if a := p.augmented:

@@ -31,7 +31,9 @@ STEPS, RESUMED = 5, 3
 def halves(rank: int, seed: int = 0) -> Any:
     """This rank's half of the batch of four."""
     inputs = tiny_inputs(TIMESTEPS[0] + TIMESTEPS[1], seed, dtype=torch.float32)
-    return type(inputs)(**{name: value[2 * rank : 2 * rank + 2] for name, value in vars(inputs).items()})
+    return type(inputs)(
+        **{name: value[2 * rank : 2 * rank + 2] for name, value in vars(inputs).items() if value is not None}
+    )
 
 
 def case_file(folder: str | Path, case: Case) -> Path:

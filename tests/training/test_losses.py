@@ -1,20 +1,31 @@
 """The objective: weights, terms, and gradients equal to those of the deep-copy implementation."""
 
+import dataclasses
+
 import pytest
 import torch
 
-from siamdiff.model.siamese import SiameseDiffusion
+from siamdiff.data.shardset import ShardSet
+from siamdiff.data.stream import Batch, Stream, StreamDataset, load_batches, split
+from siamdiff.model.siamese import SiameseDiffusion, StepInputs
 from siamdiff.training.losses import (
     LossWeights,
     attach_gradient,
+    augmentation_weight,
     augmented_samples,
     image_loss,
     mix,
     weights_at,
 )
+from tests.sets import write_phantoms
 from tests.training.reference import naive_loss, tiny_inputs, tiny_model
 
 N = 30
+
+
+@pytest.fixture(scope="module")
+def shard_set(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
+    return write_phantoms(str(tmp_path_factory.mktemp("phantoms")))
 
 
 def gradients(model: SiameseDiffusion) -> dict[str, torch.Tensor | None]:
@@ -169,3 +180,68 @@ def test_bf16_networks_report_losses_in_fp32() -> None:
     ]
     assert all(term.dtype == torch.float32 for term in terms.values())
     torch.testing.assert_close(terms, exact, rtol=0.05, atol=1e-3)
+
+
+def rows(inputs: StepInputs, batch: Batch) -> StepInputs:
+    """The samples of a micro-batch, with its weights."""
+    taken = {name: value[batch.positions] for name, value in vars(inputs).items() if value is not None}
+    return StepInputs(**taken, weight=batch.weight)
+
+
+@pytest.mark.parametrize(
+    ("timesteps", "world_size", "micro_batch"),
+    [
+        ([150, 700, 3, 200, 900], 2, None),  # the repeated sample would be augmented
+        ([150, 700, 3, 200, 900], 3, 1),  # a whole micro-batch of weight 0
+        ([900, 100, 800, 990], 3, None),  # workers without a sample to augment
+        ([40 * i % 1000 for i in range(48)], 7, None),
+    ],
+    ids=["5 on 2", "5 on 3 by 1", "4 on 3", "48 on 7"],
+)
+def test_workers_that_do_not_divide_the_batch_have_its_gradients_and_terms(
+    shard_set: ShardSet, timesteps: list[int], world_size: int, micro_batch: int | None
+) -> None:
+    inputs, weights = tiny_inputs(timesteps), weights_at(20, N, w_c=1.5)
+    stream = Stream(tuple(shard_set.keys("train")), seed=0, batch_size=len(timesteps))
+    dataset = StreamDataset(shard_set, stream, (4, 4, 4), num_timesteps=1000, prompt_drop=0.0)
+    size, accumulation = split(len(timesteps), world_size, micro_batch)
+    passes = world_size * accumulation
+
+    spread, every_term = tiny_model(), []
+    for rank in range(world_size):
+        for batch in load_batches(
+            dataset,
+            first_step=0,
+            last_step=1,
+            rank=rank,
+            world_size=world_size,
+            micro_batch=size,
+            loader_workers=0,
+            pin_memory=False,
+        ):
+            loss, terms = spread(rows(inputs, batch), weights)
+            (loss / passes).backward()
+            every_term.append(terms)
+    assert len(every_term) == passes
+
+    whole = tiny_model()
+    loss, terms = whole(inputs, weights)
+    loss.backward()
+    assert terms["L_m_prime"] > 0
+    torch.testing.assert_close(gradients(spread), gradients(whole), rtol=1e-6, atol=1e-9)
+    means = {name: torch.stack([terms[name] for terms in every_term]).mean() for name in terms}
+    torch.testing.assert_close(means, terms, rtol=1e-6, atol=0)
+
+
+def test_weights_of_one_change_no_bit() -> None:
+    inputs, plain, weighed = tiny_inputs([100, 500, 900]), tiny_model(), tiny_model()
+    plain(inputs, weights_at(20, N))[0].backward()
+    weighed(dataclasses.replace(inputs, weight=torch.ones(3)), weights_at(20, N))[0].backward()
+    torch.testing.assert_close(gradients(weighed), gradients(plain), rtol=0, atol=0)
+
+
+def test_online_augmentation_leaves_samples_of_weight_0_out() -> None:
+    t = torch.tensor([150, 900, 150])
+    assert augmented_samples(t, 200, torch.tensor([1.5, 1.5, 0.0])).tolist() == [0]
+    assert augmented_samples(t, 200, torch.tensor([0.0, 1.5, 0.0])).tolist() == [0]  # stands in
+    assert augmentation_weight(t, 200, torch.tensor([0.0, 1.5, 1.5])).tolist() == [0.0, 0.0, 1.5]
