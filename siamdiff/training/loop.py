@@ -125,7 +125,7 @@ class _Trainer:
         train, context = self.config.train, self.context
         status = Status(self.run_uri, phase="training", done=self.step, total=train.steps)
         record = Record(self.run_uri, self.step, train.steps, train.batch_size) if context.rank == 0 else None
-        previews = Previews(self.config, self.shard_set, self.encoders)
+        previews = Previews(self.config, self.shard_set, self.encoders, context)
         batches = self._batches()
         window = _Window([], [])
         while self.step < train.steps:
@@ -145,7 +145,7 @@ class _Trainer:
                 if record:
                     status.write(done=self.step)
             if is_last or self.step % train.preview_steps == 0:
-                self._preview(previews)
+                previews.draw(self.model, self.step)
             if saves:
                 self._checkpoint(record)
         if record:
@@ -221,15 +221,6 @@ class _Trainer:
                 }
             )
         self.context.report(record.line(self.step, terms, keys))
-
-    def _preview(self, previews: Previews) -> None:
-        """Rank 0 samples; all do where the weights are spread over them."""
-        if self.context.rank == 0 or self.engine.is_partitioned:
-            image = previews.draw(self.model)
-            if self.context.rank == 0:
-                storage.write_bytes(
-                    storage.join(self.run_uri, "previews", f"step-{self.step:08d}.png"), image
-                )
 
     def _checkpoint(self, record: Record | None) -> None:
         """Every worker's part, then the record, then the marker that makes it count."""
