@@ -14,23 +14,60 @@ class Metric:
     labels: tuple[str, ...] = ()
 
 
-TRAIN_STEP = Metric("siamdiff_train_step", "optimizer steps finished")
 TRAIN_LOSS = Metric("siamdiff_train_loss", "mean since the last line of metrics, by term", ("term",))
-TRAIN_SPEED = Metric("siamdiff_train_samples_per_second", "samples per second over all workers")
+# By the name that a figure has in metrics.jsonl. A line without it leaves the gauge at what it was.
+TRAIN = {
+    "step": Metric("siamdiff_train_step", "optimizer steps finished"),
+    "samples_per_second": Metric(
+        "siamdiff_train_samples_per_second", "samples per second over all workers, since the last line"
+    ),
+    "tflops": Metric(
+        "siamdiff_train_teraflops", "10^12 model floating-point operations per second and worker"
+    ),
+    "share_of_peak": Metric(
+        "siamdiff_train_share_of_peak_ratio", "of the device's peak in the run's precision; not where unknown"
+    ),
+    "step_seconds": Metric("siamdiff_train_step_seconds", "mean of a step since the last line"),
+    "data_seconds": Metric(
+        "siamdiff_train_data_seconds", "of a step's seconds, those spent waiting for samples; slowest worker"
+    ),
+    "checkpoint_seconds": Metric(
+        "siamdiff_train_checkpoint_seconds",
+        "of a step's seconds, those that checkpoints took; slowest worker",
+    ),
+    "learning_rate": Metric("siamdiff_train_learning_rate", "of the last step"),
+    "gradient_norm": Metric(
+        "siamdiff_train_gradient_norm", "of the last step's whole batch, before clipping"
+    ),
+    "validation_loss": Metric(
+        "siamdiff_train_validation_loss", "L_m on the val split, fixed noise and timesteps"
+    ),
+    "preview_mmd_linear_efficientnet_lite0": Metric(
+        "siamdiff_train_preview_mmd", "unbiased squared MMD between the previews' samples and real images"
+    ),
+    "preview_mmd_linear_efficientnet_lite0_floor": Metric(
+        "siamdiff_train_preview_mmd_floor", "the same between real images and others"
+    ),
+    "checkpoint_time": Metric(
+        "siamdiff_train_checkpoint_timestamp_seconds", "Unix time at which the last checkpoint counted"
+    ),
+    "restarts": Metric("siamdiff_train_restarts", "times that this job has started its workers again"),
+}
 GENERATE_DONE = Metric("siamdiff_generate_shards_done", "output shards finished")
 GENERATE_PLANNED = Metric("siamdiff_generate_shards_planned", "output shards planned")
 
 
 class TrainGauges:
-    """The gauges of rank 0."""
+    """The gauges of rank 0, and of the process that starts the workers; each sets what it knows."""
 
     def __init__(self) -> None:
-        self._step, self._loss, self._speed = (_gauge(m) for m in (TRAIN_STEP, TRAIN_LOSS, TRAIN_SPEED))
+        self._loss = _gauge(TRAIN_LOSS)
+        self._gauges = {name: _gauge(metric) for name, metric in TRAIN.items()}
 
     def set(self, line: dict[str, float]) -> None:
-        """Takes one line of metrics.jsonl; a term that the run has switched off is not in it."""
-        self._step.set(line["step"])
-        self._speed.set(line["samples_per_second"])
+        """Takes one line of metrics.jsonl, or a part of one; what is not in the table is passed over."""
+        for name in line.keys() & self._gauges.keys():
+            self._gauges[name].set(line[name])
         for term in TRAIN_LOSS_TERMS:
             if term in line:
                 self._loss.set(line[term], tags={"term": term})

@@ -35,6 +35,21 @@ DEVICES = {
     )
 }
 
+# What CUDA calls those whose peak is the table's: no smaller namesakes (H100 PCIe, RTX 4090 D), no slices (MIG).
+_CUDA_NAMES = {
+    "NVIDIA GeForce RTX 3090": "RTX 3090",
+    "NVIDIA GeForce RTX 4090": "RTX 4090",
+    "NVIDIA A10G": "A10G",
+    "NVIDIA L4": "L4",
+    "NVIDIA L40S": "L40S",
+    "NVIDIA A100-PCIE-40GB": "A100-40",
+    "NVIDIA A100-SXM4-40GB": "A100-40",
+    "NVIDIA A100 80GB PCIe": "A100-80",
+    "NVIDIA A100-SXM4-80GB": "A100-80",
+    "NVIDIA H100 80GB HBM3": "H100",
+    "NVIDIA H200": "H200",
+}
+
 # The share of the peak that training and sampling are taken to reach. An assumption, not a measurement of ours: public
 # figures for Stable Diffusion lie around a quarter in 16 bit and at a half in fp32 (docs/configurations.md).
 UTILISATION: dict[Precision, float] = {"fp32": 0.4, "bf16": 0.25, "fp16": 0.25}
@@ -54,6 +69,12 @@ def device_named(name: str) -> Device:
     for short, known in plain.items():
         hint = hint.replace(repr(short), repr(known))
     raise UserError(f"cluster.device {name!r} is none of {', '.join(DEVICES)}{hint}")
+
+
+def device_by_cuda_name(name: str) -> Device | None:
+    """The device that torch.cuda.get_device_name calls so; None where the table does not know its peak."""
+    known = _CUDA_NAMES.get(name)
+    return DEVICES[known] if known else None
 
 
 def _plain(name: str) -> str:
