@@ -2,12 +2,14 @@
 
 import logging
 import os
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from infra import signals
 from siamdiff.errors import SiamdiffError, UserError
 
 # Ray and the libraries read these while they are imported.
@@ -17,7 +19,6 @@ DEFAULTS = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # every line once
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # nobody listens to its notices, and its start logs an error
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",  # the stages log their own progress
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
@@ -61,7 +62,7 @@ def connect() -> None:
 
     if ray.is_initialized():
         return
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), signals.kept():
         warnings.simplefilter("ignore")  # of Ray's own start, not ours
         ray.init(
             address=os.environ.get("RAY_ADDRESS", "local"),
@@ -71,6 +72,14 @@ def connect() -> None:
             configure_logging=True,
         )
     log.info("Ray: %s", ", ".join(f"{name} {amount:g}" for name, amount in _resources().items()))
+
+
+def leave() -> None:
+    """Leaves the cluster if the job joined one, or ends its own: what workers still log is told before the last line."""
+    if "ray" in sys.modules:
+        import ray
+
+        ray.shutdown()
 
 
 def configure_data() -> None:

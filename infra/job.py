@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from infra import logs
+from infra import cluster, logs, signals
 from siamdiff import storage
 from siamdiff.commandline import load
 from siamdiff.config import Config
@@ -39,6 +39,7 @@ def run(
     message; a traceback is shown only for a fault of our own.
     """
     logs.in_job()
+    signals.end_on_sigterm()
     given = sys.argv[1:] if argv is None else argv
     try:
         dry = DRY_RUN in given and bool(costly)  # elsewhere it is an option like any other that is not known
@@ -66,11 +67,13 @@ def run(
         stage(config, is_default and config.data.source == PHANTOM)
     except SiamdiffError as error:
         sys.exit(_fail(str(error), error.exit_code))
-    except KeyboardInterrupt:
-        sys.exit(_fail("interrupted; the same command goes on from here", SiamdiffError.exit_code))
+    except KeyboardInterrupt as interruption:
+        why = str(interruption) or "interrupted"
+        sys.exit(_fail(f"{why}; the same command goes on from here", SiamdiffError.exit_code))
 
 
 def _fail(message: str, code: int) -> int:
+    cluster.leave()
     logging.shutdown()
     sys.stderr.write(f"error: {' '.join(message.split())}\n")
     return code

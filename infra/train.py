@@ -1,29 +1,25 @@
 """Training on a cluster: Ray Train starts the workers, DeepSpeed ZeRO spreads optimizer, gradients and weights.
 
 Checkpoints are the loop's own, in the store (siamdiff.training.checkpoint), not Ray's: what counts is what lies there.
-A worker group that loses a worker is started again and goes on from the newest complete checkpoint.
+infra/workers.py runs the worker group that trains; here is what surrounds it.
 """
 
 import logging
-import shutil
-import tempfile
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 
-from infra import cluster, logs, metrics
+from infra import cluster, logs, signals, workers
+from infra.context import RayContext
 from infra.inputs import ensure_data, prepare_base, training_set
 from infra.stage import LATEST
 from infra.zero import DeepSpeedEngine
 from siamdiff import storage
 from siamdiff.config import Config
-from siamdiff.errors import SiamdiffError
+from siamdiff.errors import StoppedError
 from siamdiff.model.folder import INFO
 from siamdiff.run import Lease, Status, lease, pin
-from siamdiff.training import bases, checkpoint
+from siamdiff.training import bases, budget
 from siamdiff.training.context import SingleProcess, Wish
 from siamdiff.training.engine import TorchEngine, check_precision
 from siamdiff.training.loop import train as train_loop
@@ -36,9 +32,11 @@ def train(config: Config, demo: bool) -> None:
 
     Raises:
         UserError: no data, another configuration under the same name, a run that is at work, no room for the workers.
+        StoppedError: a signal, or a budget that is used up.
         SiamdiffError: workers were lost more often than `train.max_restarts`, damaged data, loss not finite.
     """
     uri = config.run_uri()
+    budget.check(config)
     ensure_data(config, demo)
     with lease(uri) as held, Status(uri, total=config.train.steps).reporting() as status:
         shard_set = training_set(config)
@@ -53,11 +51,11 @@ def train(config: Config, demo: bool) -> None:
         if config.train.engine == "torch":
             bases.prepare_base(config)
             torch.set_num_threads(max(config.cluster.threads * config.train.workers, 1))
-            train_loop(config, base, held, SingleProcess(), TorchEngine.of)
+            _train_here(config, base, held)
         else:
             prepare_base(config)
             cluster.connect()
-            _train_on_workers(config, base, held)
+            workers.run(_worker, config, base, held)
         status.done = config.train.steps
         storage.write_json(storage.join(config.runs_uri(), LATEST), {"run": config.train.run})
     log.info("trained %d steps: %s", config.train.steps, storage.join(uri, "model"))
@@ -71,109 +69,34 @@ def _check_precision(config: Config) -> None:
         check_precision(config.train.precision, torch.device("cpu"))
 
 
-def _train_on_workers(config: Config, base_uri: str, held: Lease) -> None:
-    """Runs the worker group until the last step, starting it again after a loss."""
-    from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
-    from ray.train.torch import TorchConfig, TorchTrainer
+def _train_here(config: Config, base_uri: str, held: Lease) -> None:
+    """Trains in this process; a signal asks the loop for a checkpoint and the end."""
+    grace, context = config.train.grace_seconds, SingleProcess()
 
-    gpus = config.cluster.gpus
-    resources = {"CPU": 1.0} | ({"GPU": gpus} if gpus else {})
-    need = {name: amount * config.train.workers for name, amount in resources.items()}
-    cluster.check_room(need, "training workers", "lower train.workers or cluster.gpus")
-    attempts = 0
-    with _scratch() as folder:
-        while True:
-            before = checkpoint.complete_steps(config.run_uri())[-1:]
-            trainer = TorchTrainer(
-                _worker,
-                train_loop_config={"config": config.model_dump(), "base_uri": base_uri, "lease": held},
-                torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
-                scaling_config=ScalingConfig(
-                    num_workers=config.train.workers, use_gpu=bool(gpus), resources_per_worker=resources
-                ),
-                run_config=RunConfig(
-                    name=f"siamdiff-{uuid.uuid4().hex[:8]}",
-                    storage_path=folder,
-                    failure_config=FailureConfig(max_failures=0),
-                ),
-            )
-            try:
-                trainer.fit()
-                return
-            except TrainingFailedError as error:
-                _raise_ours(error)
-                held.check()
-                moved = checkpoint.complete_steps(config.run_uri())[-1:] != before
-                attempts = 1 if moved else attempts + 1
-                if attempts > config.train.max_restarts:
-                    raise SiamdiffError(
-                        f"workers were lost {attempts} times without a new checkpoint, last by: "
-                        f"{cluster.first_line(error)}; look at the log above, then run the same command again"
-                    ) from error
-                log.warning("a worker was lost, starting the workers again: %s", cluster.first_line(error))
+    def late() -> None:
+        raise workers.stopped(config, stop, is_late=True)
+
+    def ask(why: str) -> None:
+        context.ask(Wish.STOP, why)
+        stop.limit(grace, late)
+
+    with signals.watched(ask) as stop:
+        train_loop(config, base_uri, held, context, TorchEngine.of)
 
 
-@contextmanager
-def _scratch() -> Iterator[str]:
-    """A folder for Ray's own notes about a worker group; nothing in it is needed later."""
-    folder = tempfile.mkdtemp(prefix="siamdiff-ray-")
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _raise_ours(error: Any) -> None:
-    """Raises the SiamdiffError of a worker, if that is what ended the group: trying again would not help."""
-    for failure in getattr(error, "worker_failures", {}).values():
-        cause = failure
-        while cause is not None:
-            if isinstance(cause, SiamdiffError):
-                raise cause from None
-            cause = getattr(cause, "cause", None) or cause.__cause__
-
-
-def _worker(arguments: dict[str, Any]) -> None:
-    """What each training process runs."""
+def _worker(arguments: dict[str, Any]) -> str:
+    """What each training process runs; returns why it stopped before the last step, "" if it did not."""
     import warnings
 
-    warnings.filterwarnings(
-        "ignore", category=FutureWarning
-    )  # of torch, about DeepSpeed's use of its collectives
+    # of torch, about DeepSpeed's use of its collectives
+    warnings.filterwarnings("ignore", category=FutureWarning)
     config = Config(**arguments["config"])
     logs.in_worker(uses_gpu=config.cluster.gpus > 0)
     torch.set_num_threads(config.cluster.threads)
-    train_loop(config, arguments["base_uri"], arguments["lease"], RayContext(), DeepSpeedEngine.of)
-
-
-class RayContext:
-    """This worker's place in Ray Train's worker group."""
-
-    def __init__(self) -> None:
-        import ray.train
-        import ray.train.torch
-
-        place = ray.train.get_context()
-        self.rank = place.get_world_rank()
-        self.world_size = place.get_world_size()
-        self.device = ray.train.torch.get_device()
-        self._gauges = metrics.TrainGauges() if self.rank == 0 else None
-
-    def gather(self, value: Any) -> list[Any]:
-        """See siamdiff.training.context.Context."""
-        values: list[Any] = [None] * self.world_size
-        torch.distributed.all_gather_object(values, value)
-        return values
-
-    def agree(self, wish: Wish) -> Wish:
-        """See siamdiff.training.context.Context."""
-        return max(self.gather(wish))
-
-    def why(self) -> str:
-        """See siamdiff.training.context.Context."""
-        return ""
-
-    def report(self, line: dict[str, float]) -> None:
-        """Sets the Prometheus gauges of training."""
-        if self._gauges:
-            self._gauges.set(line)
+    place = (arguments["supervisor"], arguments["attempt"], arguments["restarts"])
+    with RayContext(*place, patience=max(30.0, 2 * config.train.stall_minutes)) as context:
+        try:
+            train_loop(config, arguments["base_uri"], arguments["lease"], context, DeepSpeedEngine.of)
+        except StoppedError as stopped:  # on every worker at once, and no failure in Ray's eyes
+            return str(stopped)
+    return ""

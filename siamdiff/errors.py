@@ -16,6 +16,10 @@ class UserError(SiamdiffError):
     exit_code = 2
 
 
+class StoppedError(SiamdiffError):
+    """A job that was asked to stop, and did so after writing a checkpoint. Exit code 1: it is not done."""
+
+
 def nearest(name: str, valid: list[str]) -> str:
     """A hint naming the valid name closest to `name`: "; did you mean 'steps'?", or "" where none is close."""
     import difflib

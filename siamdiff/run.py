@@ -15,7 +15,7 @@ from typing import Any
 
 from siamdiff import storage
 from siamdiff.config import Config
-from siamdiff.errors import SiamdiffError, UserError
+from siamdiff.errors import SiamdiffError, StoppedError, UserError
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ class Status:
 
     @contextmanager
     def reporting(self) -> Iterator["Status"]:
-        """Writes how the block ended: finished (0), or failed with its exit code and message.
+        """Writes how the block ended: finished (0), or failed or stopped, with its exit code and message.
 
         A mistake in calling a finished job again leaves its status as it was.
         """
@@ -113,7 +113,8 @@ class Status:
             self.done = _read(uri).get("done", self.done)  # workers write it too
             code = error.exit_code if isinstance(error, SiamdiffError) else 1
             message = str(error) or type(error).__name__
-            self.write(phase="failed", error=message, exit_code=code)
+            was_asked = isinstance(error, StoppedError | KeyboardInterrupt)
+            self.write(phase="stopped" if was_asked else "failed", error=message, exit_code=code)
             raise
         self.write(phase="finished", error=None, exit_code=0)
 

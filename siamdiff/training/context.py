@@ -28,10 +28,14 @@ class Context(Protocol):
         """The values of all workers in the order of their ranks, on every worker; also a barrier."""
         ...
 
-    def agree(self, wish: Wish) -> Wish:
+    def agree(self, wish: Wish, step: int) -> Wish:
         """The strongest wish of all workers, and of whoever watches the job: the same on every worker.
 
-        Called by every worker after every step.
+        Called by every worker after every step; a barrier.
+
+        Args:
+            wish: the loop's own.
+            step: optimizer steps finished, for whoever watches.
         """
         ...
 
@@ -62,7 +66,7 @@ class SingleProcess:
         """The one value."""
         return [value]
 
-    def agree(self, wish: Wish) -> Wish:
+    def agree(self, wish: Wish, step: int) -> Wish:
         """The stronger of the loop's wish and the one that was left."""
         asked, self._wish = self._wish, Wish.NOTHING
         return max(wish, asked)
