@@ -75,7 +75,7 @@ def connect() -> None:
 
 
 def leave() -> None:
-    """Leaves the cluster if the job joined one, or ends its own: what workers still log is told before the last line."""
+    """Leaves the cluster, or ends its own: what workers still have to say comes before the job's last line."""
     if "ray" in sys.modules:
         import ray
 
