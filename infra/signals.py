@@ -1,6 +1,5 @@
 """Signals to a job: SIGTERM and Ctrl-C end it with one line, and training with a checkpoint."""
 
-import _thread
 import signal
 import threading
 import time
@@ -48,10 +47,12 @@ class Stop:
 
     def limit(self, seconds: float, on_late: Callable[[], None]) -> None:
         """Calls `on_late` in the main thread after so many seconds, unless the block ends before."""
+        main = threading.main_thread().ident
+        assert main is not None
 
         def expire() -> None:
             self.on_late = on_late
-            _thread.interrupt_main(signal.SIGTERM)  # the handler, where Python may be interrupted
+            signal.pthread_kill(main, signal.SIGTERM)  # runs the handler below, even if Python sleeps
 
         self._timer = threading.Timer(seconds, expire)
         self._timer.daemon = True

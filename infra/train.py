@@ -19,7 +19,7 @@ from siamdiff.config import Config
 from siamdiff.errors import StoppedError
 from siamdiff.model.folder import INFO
 from siamdiff.run import Lease, Status, lease, pin
-from siamdiff.training import bases, budget
+from siamdiff.training import bases
 from siamdiff.training.context import SingleProcess, Wish
 from siamdiff.training.engine import TorchEngine, check_precision
 from siamdiff.training.loop import train as train_loop
@@ -36,7 +36,6 @@ def train(config: Config, demo: bool) -> None:
         SiamdiffError: workers were lost more often than `train.max_restarts`, damaged data, loss not finite.
     """
     uri = config.run_uri()
-    budget.check(config)
     ensure_data(config, demo)
     with lease(uri) as held, Status(uri, total=config.train.steps).reporting() as status:
         shard_set = training_set(config)

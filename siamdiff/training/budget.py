@@ -1,28 +1,8 @@
 """What a run may cost: hours of training and dollars, over all its attempts."""
 
 from siamdiff.config import Config
-from siamdiff.errors import UserError
 
 HOUR = 3600.0
-
-
-def check(config: Config) -> None:
-    """Whether the budget can be counted.
-
-    Raises:
-        UserError: a budget in dollars without a price, or without GPUs that have one.
-    """
-    if config.train.budget_cost is None:
-        return
-    if not config.cluster.price:
-        raise UserError(
-            "train.budget_cost needs the price of a GPU hour: give --cluster.price, or --train.budget_hours instead"
-        )
-    if not config.cluster.gpus:
-        raise UserError(
-            "train.budget_cost counts GPU hours, and cluster.gpus is 0: give --cluster.gpus, or "
-            "--train.budget_hours instead"
-        )
 
 
 def cost(config: Config, worker_seconds: float) -> float:

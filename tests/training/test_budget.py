@@ -2,10 +2,7 @@
 
 from typing import Any
 
-import pytest
-
 from siamdiff.config import Config
-from siamdiff.errors import UserError
 from siamdiff.training import budget
 
 
@@ -28,11 +25,3 @@ def test_dollars_count_the_gpus_of_every_worker() -> None:
     assert budget.cost(limited, 2 * 3600) == 2.5
     assert budget.over_budget(limited, 3 * 3600, 6 * 3600) == ""
     assert "10.00 of train.budget_cost 10 dollars are spent" in budget.over_budget(limited, 0, 8 * 3600)
-
-
-@pytest.mark.parametrize(
-    ("cluster", "message"), [({"gpus": 1}, "--cluster.price"), ({"price": 1}, "--cluster.gpus")]
-)
-def test_a_budget_that_cannot_be_counted_is_refused(cluster: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        budget.check(config({"budget_cost": 1}, cluster))

@@ -25,7 +25,7 @@ class Worker(SingleProcess):
         self._barrier.wait()  # nobody writes the next value before all have read this one
         return everyone
 
-    def agree(self, wish: Wish) -> Wish:
+    def agree(self, wish: Wish, step: int) -> Wish:
         return max(self.gather(wish))
 
 
