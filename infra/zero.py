@@ -12,7 +12,8 @@ from siamdiff.data.stream import split
 from siamdiff.errors import SiamdiffError
 from siamdiff.model.siamese import StepInputs
 from siamdiff.sections import Precision
-from siamdiff.training.engine import adamw, check_norm, guard_and_clip, set_learning_rate
+from siamdiff.training.ema import Averages, Fragments, share
+from siamdiff.training.engine import adamw, check_norm, check_scale, guard_and_clip, set_learning_rate
 from siamdiff.training.losses import LossWeights
 from siamdiff.training.snapshot import copied
 
@@ -39,6 +40,8 @@ class DeepSpeedEngine:
         precision: of the networks' arithmetic.
         gradient_limit: norm of the gradient above which `step` raises.
         clip_norm: gradients of a larger norm are scaled down to it.
+        ema_decay: of the weights' moving averages; None keeps none.
+        offload_optimizer: whether its state and its steps are the CPU's; ZeRO 1 to 3.
     """
 
     def __init__(
@@ -53,6 +56,8 @@ class DeepSpeedEngine:
         precision: Precision = "fp32",
         gradient_limit: float = math.inf,
         clip_norm: float | None = None,
+        ema_decay: float | None = None,
+        offload_optimizer: bool = False,
     ) -> None:
         deepspeed = _import_deepspeed()
         self.model = model
@@ -62,16 +67,17 @@ class DeepSpeedEngine:
         self.is_partitioned = zero_stage == 3
         self.ties_world_size = zero_stage > 0
         self.precision = precision
-        trainable = [p for p in model.parameters() if p.requires_grad]
-        optimizer = adamw(trainable, learning_rate, weight_decay)
+        optimizer = adamw(list(self._trained().values()), learning_rate, weight_decay)
+        on_cpu = {"offload_optimizer": {"device": "cpu", "pin_memory": torch.cuda.is_available()}}
         self.engine, *_ = deepspeed.initialize(
             model=model,
             optimizer=optimizer,
             config={
                 "train_micro_batch_size_per_gpu": micro_batch,
                 "gradient_accumulation_steps": accumulation,
-                "zero_optimization": {"stage": zero_stage},
+                "zero_optimization": {"stage": zero_stage} | (on_cpu if offload_optimizer else {}),
                 "zero_allow_untested_optimizer": True,
+                "zero_force_ds_cpu_optimizer": False,  # DeepSpeed's own for CPUs would be compiled on every node
                 # DeepSpeed's own default clips at 1.0; the method does not clip. Stage 0 is clipped in `step`.
                 "gradient_clipping": clip_norm or 0.0 if zero_stage else 0.0,
                 "steps_per_print": 10**9,
@@ -82,6 +88,8 @@ class DeepSpeedEngine:
         self.engine.checkpoint_engine = self._files = _memory_files(self.engine.checkpoint_engine)
         if zero_stage:
             optimizer.register_step_pre_hook(lambda *_: self._check_norm())
+        rank = torch.distributed.get_rank()
+        self.averages = Averages(ema_decay, self._fragments, rank) if ema_decay else None
 
     @classmethod
     def of(cls, model: torch.nn.Module, config: Config, accumulation: int) -> Self:
@@ -97,6 +105,8 @@ class DeepSpeedEngine:
             precision=train.precision,
             gradient_limit=train.gradient_limit,
             clip_norm=train.clip_norm,
+            ema_decay=train.ema_decay,
+            offload_optimizer=train.offload_optimizer,
         )
 
     def forward(
@@ -119,15 +129,18 @@ class DeepSpeedEngine:
             self.engine.step()
             return
         if not self.zero_stage:
-            trainable = [p for p in self.model.parameters() if p.requires_grad]
-            self.gradient_norm = guard_and_clip(
-                trainable, self.gradient_limit, self.clip_norm, allow_overflow=False
-            )
+            trainable = list(self._trained().values())
+            self.gradient_norm = guard_and_clip(trainable, self.gradient_limit, self.clip_norm)
         self.engine.step()
         if self.zero_stage:
             self.gradient_norm = float(self.engine.get_global_grad_norm())
-            if self.precision != "fp16":
-                check_norm(self.gradient_norm, math.inf)  # DeepSpeed skips a step whose norm is not finite
+        if math.isfinite(self.gradient_norm):
+            if self.averages:
+                self.averages.update()
+        elif self.precision == "fp16":  # DeepSpeed skips a step whose norm is not finite
+            check_scale(self.engine.optimizer.loss_scale)
+        else:
+            check_norm(self.gradient_norm, self.gradient_limit)
 
     def _check_norm(self) -> None:
         """Between DeepSpeed's norm over all workers and the first change of a weight."""
@@ -142,30 +155,63 @@ class DeepSpeedEngine:
         self.engine.save_checkpoint(
             str(folder),
             tag="state",
-            client_state={"trained": self._trained()},
+            client_state={"trained": sorted(self._trained())},
             exclude_frozen_parameters=True,
         )
-        return self._files.taken()
+        write_state = self._files.taken()
+        write_averages = self.averages.snapshot(folder) if self.averages else None
+
+        def write() -> None:
+            write_state()
+            if write_averages:
+                write_averages()
+
+        return write
 
     def load(self, folder: Path, world_size: int) -> None:
         """Loads and checks that no trained parameter was missing (DeepSpeed is lenient about frozen ones)."""
         loaded, client_state = self.engine.load_checkpoint(str(folder), tag="state", load_module_strict=False)
-        if loaded is None or client_state["trained"] != self._trained():
+        if loaded is None or client_state["trained"] != sorted(self._trained()):
             raise SiamdiffError(
                 "the checkpoint's trained parameters are not the model's; it was written by another version"
             )
 
-    def _trained(self) -> list[str]:
-        return sorted(name for name, p in self.model.named_parameters() if p.requires_grad)
+        if self.averages:
+            self.averages.load(folder, world_size)
+
+    def _trained(self) -> dict[str, torch.nn.Parameter]:
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def _fragments(self) -> Fragments:
+        """This worker's pieces of the parameters as the optimizer has them, in fp32."""
+        rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        trained: dict[str, Any] = self._trained()
+        if not self.zero_stage:
+            return {name: share(p, rank, world_size) for name, p in trained.items()}
+        if self.is_partitioned:
+            from deepspeed.utils import safe_get_local_fp32_param
+
+            fragments = {}
+            for name, p in trained.items():
+                start = rank * p.ds_tensor.numel()
+                length = max(
+                    0, min(p.ds_numel - start, p.ds_tensor.numel())
+                )  # without the padding at the end
+                fragments[name] = start, safe_get_local_fp32_param(p).detach()[:length]
+            return fragments
+        mapped = {name: p._hp_mapping for name, p in trained.items() if p._hp_mapping}
+        return {
+            name: (piece.lp_fragment_address.start, piece.get_hp_fragment().detach())
+            for name, piece in mapped.items()
+        }
 
     def full_weights(self, averaged: bool = False) -> dict[str, torch.Tensor]:
         """Trained parameters on rank 0, in fp32, gathered where ZeRO spread them."""
         weights = {}
-        for name, p in self.model.named_parameters():
-            if p.requires_grad:
-                whole = self._whole(p)
-                if torch.distributed.get_rank() == 0:
-                    weights[name] = whole.detach().cpu().clone()
+        for name, p in self._trained().items():
+            whole = self._whole_average(name, p) if averaged and self.averages else self._whole(p)
+            if torch.distributed.get_rank() == 0:
+                weights[name] = whole.detach().cpu().clone()
         return weights
 
     def _whole(self, p: torch.nn.Parameter) -> torch.Tensor:
@@ -178,6 +224,14 @@ class DeepSpeedEngine:
             return whole
         with _import_deepspeed().zero.GatheredParameters([p], enabled=self.is_partitioned):
             return p.clone()
+
+    def _whole_average(self, name: str, p: torch.nn.Parameter) -> torch.Tensor:
+        """A parameter's average; called on every worker."""
+        assert self.averages
+        shape = getattr(p, "ds_shape", p.shape)
+        whole = self.averages.placed(name, torch.Size(shape).numel(), self.engine.device)
+        torch.distributed.all_reduce(whole)
+        return whole.reshape(shape)
 
     def release(self) -> None:
         """See siamdiff.training.engine.Engine."""

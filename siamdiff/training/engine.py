@@ -14,6 +14,7 @@ from siamdiff.config import Config
 from siamdiff.errors import SiamdiffError, UserError
 from siamdiff.model.siamese import StepInputs
 from siamdiff.sections import Precision
+from siamdiff.training.ema import Averages, Fragments, share
 from siamdiff.training.losses import LossWeights
 from siamdiff.training.snapshot import copied
 
@@ -121,6 +122,7 @@ class TorchEngine:
         precision: of the networks' arithmetic.
         gradient_limit: norm of the gradient above which `step` raises.
         clip_norm: gradients of a larger norm are scaled down to it.
+        ema_decay: of the weights' moving averages; None keeps none.
     """
 
     is_partitioned = False
@@ -136,9 +138,10 @@ class TorchEngine:
         precision: Precision = "fp32",
         gradient_limit: float = math.inf,
         clip_norm: float | None = None,
+        ema_decay: float | None = None,
     ) -> None:
         self.model = model
-        trainable = [p for p in model.parameters() if p.requires_grad]
+        trainable = list(self._trained().values())
         self.device = trainable[0].device.type
         self.precision = precision
         self.optimizer = adamw(trainable, learning_rate, weight_decay)
@@ -146,6 +149,7 @@ class TorchEngine:
         self.accumulation = accumulation
         self.gradient_limit, self.clip_norm = gradient_limit, clip_norm
         self.gradient_norm = math.nan
+        self.averages = Averages(ema_decay, self._fragments) if ema_decay else None
         self._passes = 0
 
     @classmethod
@@ -159,6 +163,7 @@ class TorchEngine:
             precision=config.train.precision,
             gradient_limit=config.train.gradient_limit,
             clip_norm=config.train.clip_norm,
+            ema_decay=config.train.ema_decay,
         )
 
     def forward(
@@ -178,14 +183,18 @@ class TorchEngine:
         if self._passes % self.accumulation == 0:
             self.scaler.unscale_(self.optimizer)
             self.gradient_norm = guard_and_clip(
-                self._trainable(),
+                list(self._trained().values()),
                 self.gradient_limit,
                 self.clip_norm,
-                allow_overflow=self.precision == "fp16",
+                scaled=self.precision == "fp16",
             )
             self.scaler.step(self.optimizer)
             self.scaler.update()
             self.optimizer.zero_grad(set_to_none=True)
+            if math.isinf(self.gradient_norm):
+                check_scale(self.scaler.get_scale())
+            elif self.averages:
+                self.averages.update()
 
     def set_learning_rate(self, lr: float) -> None:
         """See `Engine`."""
@@ -195,12 +204,19 @@ class TorchEngine:
         """Trained weights, the optimizer's state and the loss scale; see `Engine`."""
         state = copied(
             {
-                "model": {name: p for name, p in self.model.named_parameters() if p.requires_grad},
+                "model": self._trained(),
                 "optimizer": self.optimizer.state_dict(),
                 "scaler": self.scaler.state_dict(),
             }
         )
-        return lambda: torch.save(state, folder / STATE_FILE)
+        write_averages = self.averages.snapshot(folder) if self.averages else None
+
+        def write() -> None:
+            torch.save(state, folder / STATE_FILE)
+            if write_averages:
+                write_averages()
+
+        return write
 
     def load(self, folder: Path, world_size: int) -> None:
         """Reads what `snapshot` wrote; see `Engine`."""
@@ -208,13 +224,24 @@ class TorchEngine:
         load_trained(self.model, state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
+        if self.averages:
+            self.averages.load(folder, world_size)
 
     def full_weights(self, averaged: bool = False) -> dict[str, torch.Tensor]:
         """See `Engine`."""
-        return {name: p.detach().cpu() for name, p in self.model.named_parameters() if p.requires_grad}
+        weights = {name: p.detach() for name, p in self._trained().items()}
+        if averaged and self.averages:
+            weights = {
+                name: self.averages.placed(name, p.numel(), self.device).reshape(p.shape)
+                for name, p in weights.items()
+            }
+        return {name: p.cpu() for name, p in weights.items()}
 
-    def _trainable(self) -> list[torch.nn.Parameter]:
-        return [p for p in self.model.parameters() if p.requires_grad]
+    def _trained(self) -> dict[str, torch.nn.Parameter]:
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def _fragments(self) -> Fragments:
+        return {name: share(p) for name, p in self._trained().items()}
 
     def release(self) -> None:
         """See `Engine`."""
@@ -235,25 +262,26 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 def guard_and_clip(
-    trainable: list[torch.nn.Parameter], limit: float, clip_norm: float | None, *, allow_overflow: bool
+    trainable: list[torch.nn.Parameter], limit: float, clip_norm: float | None, *, scaled: bool = False
 ) -> float:
     """The L2 norm of the whole gradient; then scales the gradient down to `clip_norm` where it is larger.
 
     Args:
-        trainable: parameters with their gradients.
-        limit, clip_norm: see siamdiff.sections.train.
-        allow_overflow: whether a norm that is not finite is left to the loss scaling.
+        trainable: parameters with their gradients, whose loss scale was taken out.
+        limit, clip_norm: train.gradient_limit and train.clip_norm.
+        scaled: whether there was a loss scale. A norm that is not finite is then left to it, and inf is returned.
 
     Raises:
         DivergedError: see `check_norm`; the gradient is as it was.
     """
-    norm = torch.nn.utils.get_total_norm([p.grad for p in trainable if p.grad is not None])
-    if allow_overflow and not torch.isfinite(norm):
+    total = torch.nn.utils.get_total_norm([p.grad for p in trainable if p.grad is not None])
+    norm = total.item()
+    if scaled and not math.isfinite(norm):
         return math.inf
-    check_norm(norm.item(), limit)
+    check_norm(norm, limit)
     if clip_norm is not None:
-        torch.nn.utils.clip_grads_with_norm_(trainable, clip_norm, norm)
-    return norm.item()
+        torch.nn.utils.clip_grads_with_norm_(trainable, clip_norm, total)
+    return norm
 
 
 def check_norm(norm: float, limit: float) -> None:
@@ -267,6 +295,18 @@ def check_norm(norm: float, limit: float) -> None:
     if norm > limit:
         raise DivergedError(
             f"the gradient's norm is {norm:.4g}, above train.gradient_limit {limit:g}: training has diverged"
+        )
+
+
+def check_scale(scale: float) -> None:
+    """Whether fp16 can go on after a step that overflowed and lowered the loss scale.
+
+    Raises:
+        DivergedError: the scale is down to 1, where it does no more than fp16 alone.
+    """
+    if scale <= 1:
+        raise DivergedError(
+            f"gradients overflow fp16 down to a loss scale of {scale:g}: training has diverged"
         )
 
 

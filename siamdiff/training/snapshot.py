@@ -26,7 +26,7 @@ def copied(state: Any) -> Any:
 
 def _copied(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
-        target = torch.empty(value.shape, dtype=value.dtype, pin_memory=value.is_cuda)
+        target = torch.empty_like(value, device="cpu", pin_memory=value.is_cuda, requires_grad=False)
         return target.copy_(value.detach(), non_blocking=True)
     if isinstance(value, dict):
         result = copy.copy(value)  # keeps its class, such as OrderedDict

@@ -14,6 +14,8 @@ import torch.multiprocessing as mp
 from siamdiff.model.siamese import SiameseDiffusion
 from siamdiff.training.engine import Engine, TorchEngine
 from siamdiff.training.losses import weights_at
+from tests.infra.zero_runs import CUT, GIVEN, STAGES, save_small_runs
+from tests.training import small
 from tests.training.reference import naive_loss, tiny_inputs, tiny_model
 
 N, K = 30, 20  # a step after N / 3: every loss term is there
@@ -71,6 +73,7 @@ def worker(rank: int, port: int, folder: str, cases: list[Case], bf16_stages: li
     """All that is asked of one of two workers; bf16 last, since DeepSpeed keeps autocast on in a process."""
     join(rank, port)
     save_gradients(rank, folder, cases)
+    save_small_runs(rank, folder)
     save_bf16_runs(rank, folder, bf16_stages)
     save_partitioned_bf16_run(rank, folder)
     torch.distributed.destroy_process_group()
@@ -202,6 +205,66 @@ def test_bf16_trains_with_partitioned_weights_and_checkpointing(outcome: Path) -
         last=STEPS - K,
     )
     torch.testing.assert_close(losses, expected, rtol=2e-3, atol=2e-4)
+
+
+@pytest.fixture(scope="module")
+def single() -> TorchEngine:
+    """The small run in one process, with its `rows` of losses and norms."""
+    return TorchEngine(small.Small(), learning_rate=1e-2, weight_decay=0.01, accumulation=1, **GIVEN)
+
+
+@pytest.fixture(scope="module")
+def rows(single: TorchEngine) -> torch.Tensor:
+    return small.train(single)
+
+
+def found(outcome: Path, stage: int, offload: bool) -> list[dict[str, Any]]:
+    """What both ranks left behind."""
+    return [torch.load(outcome / f"small-{stage}-{offload}" / f"found-{rank}.pt") for rank in (0, 1)]
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize(("stage", "offload"), STAGES)
+def test_norm_clipping_schedule_and_averages_are_those_of_one_process(outcome, single, rows, stage, offload):
+    parts = found(outcome, stage, offload)
+    torch.testing.assert_close(torch.stack([part["rows"] for part in parts]).mean(dim=0), rows)
+    assert torch.equal(parts[0]["rows"][:, 1], parts[1]["rows"][:, 1])
+    for kind, expected in [("weights", single.full_weights()), ("averages", single.full_weights(True))]:
+        torch.testing.assert_close(parts[0]["whole"][kind], expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize(("stage", "offload"), STAGES)
+def test_two_workers_go_on_bit_for_bit_from_what_was_written_while_they_trained(outcome, stage, offload):
+    for part in found(outcome, stage, offload):
+        assert torch.equal(part["after"], part["rows"][CUT:])
+        torch.testing.assert_close(part["resumed"], part["whole"], rtol=0, atol=0)
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize(("stage", "offload"), STAGES)
+def test_a_wrong_gradient_of_one_worker_stops_both_before_anything_changes(outcome, stage, offload):
+    for part in found(outcome, stage, offload):
+        for (message, before, after, nothing_drawn), expected in zip(
+            part["diverged"], ["not finite", "not finite", "above train.gradient_limit 0.001"], strict=True
+        ):
+            assert expected in message
+            torch.testing.assert_close(after, before, rtol=0, atol=0)
+            assert nothing_drawn
+
+
+@pytest.mark.cluster
+def test_one_process_reads_the_averages_of_two_workers(outcome: Path, single: TorchEngine) -> None:
+    def at_the_cut(stage: int) -> dict[str, torch.Tensor]:
+        one = TorchEngine(small.Small(), learning_rate=1e-2, weight_decay=0.01, accumulation=1, **GIVEN)
+        assert one.averages
+        one.averages.load(outcome / f"small-{stage}-False", 2)
+        return one.full_weights(averaged=True)
+
+    expected = TorchEngine(small.Small(), learning_rate=1e-2, weight_decay=0.01, accumulation=1, **GIVEN)
+    small.train(expected, ks=range(CUT))
+    for stage in range(4):
+        torch.testing.assert_close(at_the_cut(stage), expected.full_weights(True), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.soak

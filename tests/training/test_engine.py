@@ -1,5 +1,6 @@
 """The plain engine in each precision, and what makes it faster."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,12 @@ from torch import nn
 
 from siamdiff.errors import UserError
 from siamdiff.model.siamese import SiameseDiffusion
-from siamdiff.training.engine import TorchEngine, check_precision
+from siamdiff.training.engine import DivergedError, TorchEngine, check_precision
 from siamdiff.training.losses import weights_at
+from siamdiff.training.optimizer import learning_rate_at
+from siamdiff.training.snapshot import copied
 from siamdiff.training.speed import compile_blocks, use_channels_last
+from tests.training import small as small_model
 from tests.training.reference import tiny_inputs, tiny_model
 
 TIMESTEPS = [[150, 700], [150, 300], [10, 20], [300, 400], [1, 2]]
@@ -98,3 +102,101 @@ def test_compiled_blocks_train_as_they_are() -> None:
     assert list(model.state_dict()) == names
     exact = steps(engine(tiny_model(dtype=torch.float32)), last=2)
     torch.testing.assert_close(losses, exact, rtol=1e-4, atol=1e-5)
+
+
+def small(**given) -> TorchEngine:
+    return TorchEngine(
+        small_model.Small(), learning_rate=1e-2, weight_decay=0.01, **{"accumulation": 1} | given
+    )
+
+
+def state(trained: TorchEngine) -> dict:
+    return copied({"weights": trained.full_weights(), "optimizer": trained.optimizer.state_dict()})
+
+
+def test_the_norm_is_that_of_the_whole_batch_however_many_passes_it_takes() -> None:
+    one, two = small(), small(accumulation=2)
+    assert math.isnan(one.gradient_norm)
+    rows = small_model.train(one)
+    torch.testing.assert_close(small_model.train(two, passes=2), rows)
+    loss, _ = one.forward(small_model.batch(9), 3.0)  # pyright: ignore[reportArgumentType]
+    one.backward(loss)
+    gradient = torch.cat([p.grad.flatten() for p in one.model.parameters() if p.grad is not None])
+    one.step()
+    assert one.gradient_norm == pytest.approx(gradient.norm().item())
+
+
+def test_clipping_scales_a_larger_gradient_down_and_leaves_a_smaller_one() -> None:
+    free, far, near = small(), small(clip_norm=1e3), small(clip_norm=0.1)
+    rows = small_model.train(free)
+    assert rows[:, 1].min() > 0.1
+    assert torch.equal(small_model.train(far), rows)
+    assert torch.equal(state(far)["weights"]["scale"], state(free)["weights"]["scale"])
+
+    model = small_model.Small()
+    plain = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], weight_decay=0.01)
+    for k in range(small_model.STEPS):
+        plain.param_groups[0]["lr"] = learning_rate_at(k, small_model.SCHEDULE)
+        plain.zero_grad()
+        model(small_model.batch(k), 3.0)[0].backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+        plain.step()
+    small_model.train(near)
+    expected = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    torch.testing.assert_close(near.full_weights(), expected, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("weight", "message"),
+    [(math.nan, "norm nan"), (math.inf, "not finite"), (3e6, "above train.gradient_limit 1000:")],
+)
+def test_a_gradient_that_is_not_finite_or_too_large_stops_the_run_before_the_step(weight, message) -> None:
+    trained = small(gradient_limit=1e3, ema_decay=0.9, clip_norm=0.5)
+    small_model.train(trained)
+    before, averages = state(trained), trained.full_weights(averaged=True)
+    loss, _ = trained.forward(small_model.batch(9), weight)  # pyright: ignore[reportArgumentType]
+    trained.backward(loss)
+    with pytest.raises(DivergedError, match=message):
+        trained.step()
+    torch.testing.assert_close(state(trained), before, rtol=0, atol=0)
+    torch.testing.assert_close(trained.full_weights(averaged=True), averages, rtol=0, atol=0)
+
+
+def test_fp16_that_overflows_at_every_scale_has_diverged() -> None:
+    trained = small(precision="fp16")
+    trained.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    with pytest.raises(DivergedError, match="overflow fp16"):
+        for _ in range(9):
+            loss, _ = trained.forward(small_model.batch(9), math.inf)  # pyright: ignore[reportArgumentType]
+            trained.backward(loss)
+            trained.step()
+    assert all(weight.isfinite().all() for weight in trained.full_weights().values())
+
+
+def test_a_run_goes_on_bit_for_bit_from_a_snapshot_written_while_it_trained(tmp_path: Path) -> None:
+    given = {"accumulation": 2, "ema_decay": 0.9, "clip_norm": 0.3}
+    whole = small(**given)
+    rows = small_model.train(whole, passes=2)
+    cut = small(**given)
+    small_model.train(cut, passes=2, ks=range(small_model.CUT))
+    write = cut.snapshot(tmp_path)
+    small_model.train(cut, passes=2, ks=range(small_model.CUT, small_model.STEPS))
+    write()
+    resumed = small(**given)
+    resumed.load(tmp_path, 1)
+    after = small_model.train(resumed, passes=2, ks=range(small_model.CUT, small_model.STEPS))
+    assert torch.equal(after, rows[small_model.CUT :])
+    torch.testing.assert_close(state(resumed), state(whole), rtol=0, atol=0)
+    averages = whole.full_weights(averaged=True)
+    torch.testing.assert_close(resumed.full_weights(averaged=True), averages, rtol=0, atol=0)
+    assert not torch.equal(averages["scale"], whole.full_weights()["scale"])
+
+
+def test_a_step_draws_nothing_from_the_global_random_state() -> None:
+    trained = engine(tiny_model(dtype=torch.float32))
+    inputs = tiny_inputs(TIMESTEPS[0], dtype=torch.float32)
+    before = torch.get_rng_state()
+    loss, _ = trained.forward(inputs, weights_at(15, 30))
+    trained.backward(loss)
+    trained.step()
+    assert torch.equal(torch.get_rng_state(), before)
