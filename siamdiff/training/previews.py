@@ -19,7 +19,6 @@ from siamdiff.data.shardset import ShardSet
 from siamdiff.data.stream import image_tensor
 from siamdiff.evaluation.distances import mmd_linear
 from siamdiff.evaluation.features import EfficientNetLite0
-from siamdiff.model.base import decode_latents
 from siamdiff.sampling.ddim import ddim_scheduler, initial_noise, sample
 from siamdiff.training.context import Context
 from siamdiff.training.encoders import FrozenEncoders
@@ -169,8 +168,7 @@ class Previews:
 
     def _decode(self, z_0: Tensor) -> np.ndarray:
         """Images uint8 (B, H, W, 3), one at a time: the decoder's activations are larger than the UNet's."""
-        vae = self.encoders.base.vae
-        return np.concatenate([decode_latents(vae, z_0[i : i + 1]) for i in range(len(z_0))])
+        return np.concatenate([self.encoders.decode(z_0[i : i + 1]) for i in range(len(z_0))])
 
     def _show(self, images: np.ndarray, step: int) -> None:
         samples = self._masks[0].samples
