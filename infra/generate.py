@@ -13,6 +13,7 @@ from typing import Any
 
 from infra import cluster, metrics
 from infra.masks import read_masks
+from infra.rows import each_row, refuse_leftovers
 from infra.sampler import SamplerActor
 from infra.stage import CONFIG, LATEST, PLAN, SYNTHETIC, StageStatus, reported
 from siamdiff import storage
@@ -92,7 +93,7 @@ def _generate(config: Config, demo: bool, status: StageStatus) -> None:
     status.write(phase="generating", output=job.output)
     if todo:
         failures = _make(config, job, todo, status)
-        _refuse_leftovers(job, names, failures)
+        refuse_leftovers("shards", names, finished_shards(job.output), failures)
     status.write(phase="verifying")
     _finish(config, job, names, demo)
 
@@ -264,9 +265,7 @@ def _results(config: Config, job: Job, todo: list[ShardPlan], actors: int) -> It
             num_gpus=_gpus(config, job) or None,
         )
     )
-    batches: Any = results.iter_batches(batch_size=1, prefetch_batches=0, batch_format="pyarrow")
-    for batch in batches:
-        yield from batch.to_pylist()
+    yield from each_row(results)
 
 
 class Progress:
@@ -302,25 +301,6 @@ class Progress:
         log.info("%d of %d shards done%s", self.status.done, self.status.total, speed if self.left else "")
         self._gauges.set(self.status.done, self.status.total)
         self.status.write()
-
-
-def _refuse_leftovers(job: Job, names: Sequence[str], failures: dict[str, str]) -> None:
-    """What counts is what lies in the store, whatever the actors said.
-
-    Raises:
-        SiamdiffError: shards are missing; says how many and why.
-    """
-    done = finished_shards(job.output)
-    left = [name for name in names if name not in done]
-    if not left:
-        return
-    reasons = [failures[name] for name in (*left, "") if name in failures]
-    why = f": {reasons[0]}" if reasons else ""
-    more = f" ({len(set(reasons)) - 1} other reasons in the log)" if len(set(reasons)) > 1 else ""
-    raise SiamdiffError(
-        f"{len(left)} of {len(names)} shards could not be made ({', '.join(left[:3])}{', ...' if left[3:] else ''})"
-        f"{why}{more}; run the same command again to make just those"
-    )
 
 
 def _finish(config: Config, job: Job, names: Sequence[str], demo: bool) -> None:

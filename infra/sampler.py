@@ -1,17 +1,10 @@
 """The actors of bulk generation: each holds the model on one device, samples shard after shard and writes them."""
 
-import logging
-import os
 import pickle
-import time
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from infra import logs
-from infra.cluster import MAX_ATTEMPTS
-from infra.masks import SHARD_FAILURES, one_line
+from infra.rows import attempt_row, prepare_actor
 from siamdiff import storage
 from siamdiff.data.cache import made_once
 from siamdiff.data.shards import write_shard
@@ -21,8 +14,6 @@ from siamdiff.model.folder import load_model, read_info
 from siamdiff.sampling.copies import PairCopier
 from siamdiff.sampling.plan import Plan
 from siamdiff.sampling.shard import ShardSampler
-
-log = logging.getLogger(__name__)
 
 
 class SamplerActor:
@@ -40,37 +31,20 @@ class SamplerActor:
     def __init__(
         self, plan: Plan, model_uri: str, output: str, device: str, threads: int, attempts: Any
     ) -> None:
-        logs.in_worker(uses_gpu=device != "cpu")
-        torch.set_num_threads(threads)
-        torch.backends.cudnn.benchmark = False  # another choice of kernels, other last bits
-        torch.backends.cudnn.deterministic = True
-        torch.backends.cudnn.allow_tf32 = False  # float32 is what the marker says
-        torch.backends.cuda.matmul.allow_tf32 = False
+        prepare_actor(device, threads)
         self.sampler = _sampler(plan, model_uri, device)
         self.output = output
         self.attempts = attempts
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Samples and writes one shard: {name, count, seconds, error}."""
-        import ray
+        if row["error"]:
+            return {"name": row["name"], "count": 0, "seconds": 0.0, "error": row["error"]}
+        return attempt_row(row["name"], self.attempts, "sampler", lambda: self._write(row))
 
-        started = time.monotonic()
-        count, error = 0, row["error"]
-        attempt: Any = ray.get(self.attempts.begin.remote(row["name"]))
-        if not error and attempt > MAX_ATTEMPTS:
-            error = f"its sampler died {MAX_ATTEMPTS} times; look for its last words in the log above"
-        if not error:
-            try:
-                samples = self.sampler.samples(pickle.loads(row["conditions"]))
-                count = write_shard(self.output, row["name"], samples, made_by=self.sampler.made_by()).count
-            except (*SHARD_FAILURES, torch.OutOfMemoryError) as failure:
-                error = one_line(failure)
-            except RuntimeError:
-                # After a fault of the GPU nothing more works in this process: Ray starts another one for the shard.
-                log.exception("shard %s: this sampler ends itself", row["name"])
-                logging.shutdown()
-                os._exit(1)
-        return {"name": row["name"], "count": count, "seconds": time.monotonic() - started, "error": error}
+    def _write(self, row: dict[str, Any]) -> int:
+        samples = self.sampler.samples(pickle.loads(row["conditions"]))
+        return write_shard(self.output, row["name"], samples, made_by=self.sampler.made_by()).count
 
 
 def _sampler(plan: Plan, model_uri: str, device: str) -> ShardSampler | PairCopier:

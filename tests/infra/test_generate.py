@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from infra import cluster
+from infra.cluster import MAX_ATTEMPTS
 from infra.generate import _prepare, generate
-from infra.sampler import MAX_ATTEMPTS, SamplerActor, model_on_this_node
+from infra.sampler import SamplerActor, model_on_this_node
 from siamdiff import storage
 from siamdiff.config import Config
 from siamdiff.data.shards import finished_shards, marker_uri, read_marker, tar_uri
