@@ -1,10 +1,12 @@
 """Training from a cache: the same bits as without it, no network at work, nothing that is made twice."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from siamdiff import storage
 from siamdiff.data.latent_parts import MOMENTS, file_uri
@@ -13,10 +15,14 @@ from siamdiff.data.shardset import ShardSet
 from siamdiff.data.stream import Batch, Stream, StreamDataset, load_batches
 from siamdiff.errors import SiamdiffError, UserError
 from siamdiff.model.base import Base, decode_latents, load_base
-from siamdiff.training import encoders
+from siamdiff.run import lease
+from siamdiff.training import encoders, loop
 from siamdiff.training.caching import make_cache, open_cache, origin_of
+from siamdiff.training.context import SingleProcess
 from siamdiff.training.encoders import FrozenEncoders
-from tests.tiny_model import RESOLUTION, write_base, write_masks
+from siamdiff.training.engine import TorchEngine
+from tests.sets import small_config
+from tests.tiny_model import HINT_CHANNELS, RESOLUTION, write_base, write_masks
 
 CPU = torch.device("cpu")
 
@@ -77,6 +83,35 @@ def ruin(network: torch.nn.Module) -> None:
     with torch.no_grad():
         for weights in network.parameters():
             weights.fill_(torch.nan)
+
+
+def test_training_from_the_cache_gives_the_same_losses_and_weights(
+    cache: LatentCache, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def trained(run: str) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
+        config = small_config(
+            str(tmp_path),
+            data={"uri": str(folder / "set")},
+            model={"base": str(folder / "base"), "hint_channels": HINT_CHANNELS},
+            train={"run": run, "steps": 4, "validation_steps": 2, "preview_samples": 0},
+        )
+        with lease(config.run_uri()) as held:
+            loop.train(config, str(folder / "base"), held, SingleProcess(CPU), TorchEngine.of)
+        lines = storage.read_bytes(f"{config.run_uri()}/metrics.jsonl").splitlines()
+        weights = load_file(f"{config.run_uri()}/model/controlnet/diffusion_pytorch_model.safetensors")
+        return [learned(json.loads(line)) for line in lines], weights
+
+    def learned(row: dict[str, float]) -> dict[str, float]:
+        return {name: row[name] for name in row if name.startswith(("L", "validation"))}
+
+    losses, weights = trained("without")
+    assert any(name.startswith("validation") for row in losses for name in row)
+    monkeypatch.setattr(
+        loop, "FrozenEncoders", lambda base, device, given=None: FrozenEncoders(base, device, given or cache)
+    )
+    from_cache, same = trained("from-cache")
+    assert from_cache == losses
+    assert all(torch.equal(same[name], weights[name]) for name in weights)
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
