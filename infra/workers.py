@@ -96,6 +96,7 @@ class _Group:
             SiamdiffError: a worker's own.
             _LostError: everything else that ended the group.
         """
+        from ray.exceptions import RayError
         from ray.train import TrainingFailedError
 
         self.attempt, self.started, self.is_growing = uuid.uuid4().hex, time.monotonic(), False
@@ -108,7 +109,7 @@ class _Group:
             self._watch()
         try:
             why = done.result().return_value
-        except TrainingFailedError as error:
+        except (TrainingFailedError, RayError) as error:  # the second, where Ray's own controller is lost
             _raise_ours(error)
             if self.stop.why:  # lost on the way out
                 raise stopped(self.config, self.stop, is_late=False) from error
