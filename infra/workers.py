@@ -72,7 +72,7 @@ def run(worker: Callable[[dict[str, Any]], str], config: Config, base_uri: str, 
             except StoppedError:
                 if not group.is_growing or stop.why:
                     raise
-                log.info("nodes joined: starting with more workers")
+                log.info("there is room for more workers: starting again with them")
 
 
 class _LostError(Exception):
@@ -87,6 +87,7 @@ class _Group:
         self.supervisor = supervisor.start()
         self.starts = 0
         self.is_growing = False  # stopped by ourselves, for a larger one
+        self.tried: set[frozenset[str]] = set()  # nodes among which that was tried before
 
     def fit(self, make_trainer: Callable[[dict[str, Any]], Any]) -> None:
         """Runs one worker group to its end.
@@ -100,7 +101,6 @@ class _Group:
         from ray.train import TrainingFailedError
 
         self.attempt, self.started, self.is_growing = uuid.uuid4().hex, time.monotonic(), False
-        self.nodes = _living_nodes()
         more = {"supervisor": self.supervisor, "attempt": self.attempt, "restarts": self.starts}
         self.starts += 1
         self._look()
@@ -134,8 +134,9 @@ class _Group:
                 pulse.rank, pulse.pid, pulse.host, sight.still, train.stall_minutes, pulse.step,
             )  # fmt: skip
             supervisor.kill(pulse)
-        if sights and len(sights) < train.workers and self._is_room_for_more():
+        if sights and len(sights) < train.workers and not self.is_growing and self._is_room_for_more():
             self.is_growing = True
+            self.tried.add(_living_nodes())
 
     def _look(self) -> list[supervisor.Sight] | None:
         """What is known of the workers; None while the supervisor does not answer."""
@@ -150,10 +151,10 @@ class _Group:
             return None
 
     def _is_room_for_more(self) -> bool:
-        """Whether nodes joined since the group was started, and one more worker fits into what is free."""
+        """Whether one more worker fits into what is free, and nothing was tried yet with the nodes there are."""
         import ray
 
-        if time.monotonic() - self.started < GROW_SECONDS or _living_nodes() <= self.nodes:
+        if time.monotonic() - self.started < GROW_SECONDS or _living_nodes() in self.tried:
             return False
         free = ray.available_resources()
         return all(free.get(name, 0.0) >= amount for name, amount in _resources(self.config).items())
@@ -212,10 +213,10 @@ def _in_thread(function: Callable[[], Any]) -> Future[Any]:
     return future
 
 
-def _living_nodes() -> set[str]:
+def _living_nodes() -> frozenset[str]:
     import ray
 
-    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+    return frozenset(node["NodeID"] for node in ray.nodes() if node["Alive"])
 
 
 @contextmanager
