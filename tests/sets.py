@@ -59,7 +59,7 @@ def small_config(root: str, size: int = 32, **sections: dict[str, Any]) -> Confi
             "checkpoint_steps": 3,
             "loader_workers": 0,
             "engine": "torch",
-            "preview_samples": 2,
+            "preview_samples": 0,
         },
         "generate": {"steps": 2, "guidance": 2.0},
     }

@@ -1,9 +1,9 @@
 """The training loop, written once: the same in one process and on every worker of a cluster."""
 
 import logging
-import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ import torch
 from siamdiff import storage
 from siamdiff.config import Config
 from siamdiff.data.shardset import ShardSet
-from siamdiff.data.stream import Stream, StreamDataset, load_batches
-from siamdiff.errors import UserError
+from siamdiff.data.stream import Batch, Stream, StreamDataset, load_batches, split
+from siamdiff.errors import StoppedError, UserError
 from siamdiff.model.adapter import AdapterDiffusion
 from siamdiff.model.base import Base, load_base
 from siamdiff.model.build import build_model
@@ -21,13 +21,18 @@ from siamdiff.model.folder import save_model
 from siamdiff.model.siamese import SiameseDiffusion
 from siamdiff.run import Lease, Status
 from siamdiff.training import bases, checkpoint
-from siamdiff.training.context import Context
+from siamdiff.training.budget import over_budget
+from siamdiff.training.context import Context, Wish
+from siamdiff.training.diagnosis import Pass, told
 from siamdiff.training.encoders import FrozenEncoders
 from siamdiff.training.engine import DivergedError, Engine, check_precision, load_trained
 from siamdiff.training.losses import LossWeights, weights_at
+from siamdiff.training.optimizer import learning_rate_at
 from siamdiff.training.previews import Previews
-from siamdiff.training.record import Record
+from siamdiff.training.record import VALIDATION, Record
 from siamdiff.training.speed import compile_blocks, use_channels_last
+from siamdiff.training.throughput import Throughput
+from siamdiff.training.validation import Validation
 
 log = logging.getLogger(__name__)
 
@@ -47,9 +52,10 @@ def train(config: Config, base_uri: str, lease: Lease, context: Context, make_en
         make_engine: wraps the model with an optimizer.
 
     Raises:
-        UserError: the device has not the precision asked for, or the newest checkpoint was written by another number
-            of workers than can read it.
-        SiamdiffError: damaged checkpoint or shard, loss that is not finite, unreachable store, lease lost.
+        UserError: the device has not the precision asked for.
+        StoppedError: it was asked to stop; a checkpoint was written.
+        SiamdiffError: damaged checkpoint or shard, a gradient that is not finite or too large, unreachable store,
+            lease lost.
     """
     check_precision(config.train.precision, context.device)
     torch.manual_seed(config.train.seed)
@@ -60,16 +66,19 @@ def train(config: Config, base_uri: str, lease: Lease, context: Context, make_en
         trainer.export(folder)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Window:
-    """Terms and keys of the steps since the last line of metrics."""
+    """What happened since the last line of metrics."""
 
-    terms: list[dict[str, torch.Tensor]]
-    keys: list[dict[str, Any]]
+    terms: list[dict[str, torch.Tensor]] = field(default_factory=list)
+    keys: list[dict[str, Any]] = field(default_factory=list)
+    started: float = field(default_factory=time.monotonic)
+    data_seconds: float = 0.0  # this worker waited for samples
+    checkpoint_seconds: float = 0.0  # this worker did nothing but copy a state, or wait for the one before
 
 
 class _Trainer:
-    """One worker's state between steps: encoders, engine, stream; on rank 0 also the record."""
+    """One worker's state between steps: encoders, engine, stream, writer; on rank 0 also the record."""
 
     def __init__(
         self, config: Config, base: Base, lease: Lease, context: Context, make_engine: MakeEngine
@@ -80,11 +89,20 @@ class _Trainer:
         self.shard_set = ShardSet.open(config.data.uri)
         self.stream = Stream(tuple(self.shard_set.keys("train")), config.train.seed, config.train.batch_size)
         self.encoders = FrozenEncoders(base, context.device)
-        share = config.train.batch_size // context.world_size
-        self.micro_batch = config.train.micro_batch or share
+        self.micro_batch, self.accumulation = split(
+            config.train.batch_size, context.world_size, config.train.micro_batch
+        )
         self.model = self._model()
-        self.engine = make_engine(self.model, config, share // self.micro_batch)
+        self.engine = make_engine(self.model, config, self.accumulation)
+        self.writer = checkpoint.Writer(self.run_uri, context, lease, config.train.checkpoints_kept)
+        self.validation = Validation(config, self.shard_set, self.encoders, context)
+        self.previews = Previews(config, self.shard_set, self.encoders, context)
+        self.throughput = Throughput(config, base, context)
+        self.spent = 0.0, 0.0  # seconds of earlier attempts, and the same summed over their workers
+        self.exceeded = ""  # which budget is used up
+        self.validated: float | None = None  # the newest validation loss
         self.step = self._resume()
+        self.started = self.saved = time.monotonic()
 
     def _model(self) -> SiameseDiffusion | AdapterDiffusion:
         train = self.config.train
@@ -103,55 +121,83 @@ class _Trainer:
         return model
 
     def _resume(self) -> int:
-        """The step to go on from; every worker takes the one rank 0 found."""
-        found = checkpoint.complete_steps(self.run_uri)[-1:] if self.context.rank == 0 else []
-        steps = self.context.gather(found)[0]
-        if not steps:
+        """The step to go on from; every worker takes the checkpoint that rank 0 found."""
+        found = checkpoint.complete_checkpoints(self.run_uri)[-1:] if self.context.rank == 0 else []
+        newest = self.context.gather(found)[0]
+        if self.context.rank == 0:
+            checkpoint.remove_incomplete(self.run_uri)
+        if not newest:
             return 0
-        with tempfile.TemporaryDirectory(prefix="siamdiff-resume-") as folder:
-            marker = checkpoint.fetch(self.run_uri, steps[0], Path(folder))
+        with checkpoint.fetched(newest[0], self.context) as (folder, marker):
             if self.engine.ties_world_size and marker["world_size"] != self.context.world_size:
                 raise UserError(
-                    f"the checkpoint of step {steps[0]} was written by {marker['world_size']} workers, "
+                    f"the checkpoint of step {newest[0].step} was written by {marker['world_size']} workers, "
                     f"train.workers is {self.context.world_size}; go on with --train.workers {marker['world_size']}"
                 )
-            self.engine.load(Path(folder), marker["world_size"])
+            self.engine.load(folder, marker["world_size"])
+        self.spent = marker.get("seconds", 0.0), marker.get("worker_seconds", 0.0)
+        self.validated = marker.get("validation")
         if self.context.rank == 0:
-            log.info("resuming after step %d", steps[0])
-        return steps[0]
+            log.info("resuming after step %d", newest[0].step)
+        return newest[0].step
 
     def run(self) -> None:
-        """Steps until the last one, with lines, previews and checkpoints when they are due."""
-        train, context = self.config.train, self.context
-        status = Status(self.run_uri, phase="training", done=self.step, total=train.steps)
-        record = Record(self.run_uri, self.step, train.steps, train.batch_size) if context.rank == 0 else None
-        previews = Previews(self.config, self.shard_set, self.encoders, context)
-        batches = self._batches()
-        window = _Window([], [])
-        while self.step < train.steps:
-            try:
-                self._train_step(batches, window)
-            except DivergedError:
-                self._line(window, record)
-                if record:
-                    record.flush(self.step)  # the samples of the step that was not made
-                raise
-            self.step += 1
-            is_last = self.step == train.steps
-            saves = is_last or (train.checkpoint_steps and self.step % train.checkpoint_steps == 0)
-            if saves or self.step % train.log_steps == 0:
-                self._line(window, record)
-                window = _Window([], [])
-                if record:
-                    status.write(done=self.step)
-            if is_last or self.step % train.preview_steps == 0:
-                previews.draw(self.model, self.step)
-            if saves:
-                self._checkpoint(record)
-        if record:
-            record.close()
+        """Steps until the last one, or until a stop is wanted.
 
-    def _batches(self) -> Any:
+        Raises:
+            StoppedError: somebody wanted it; a checkpoint of the last step was written before.
+        """
+        train = self.config.train
+        status = Status(self.run_uri, phase="training", done=self.step, total=train.steps)
+        record = Record(self.run_uri, self.step, train.steps) if self.context.rank == 0 else None
+        batches, window = self._batches(), _Window()
+        try:
+            while self.step < train.steps:
+                self._train_step(batches, window)
+                self.step += 1
+                self.writer.check()
+                wish = self.context.agree(self._wish(), self.step)
+                is_last = self.step == train.steps
+                saves = is_last or wish > Wish.NOTHING or _due(self.step, train.checkpoint_steps)
+                looks = {} if wish == Wish.STOP else self._looks(is_last)  # a grace is short
+                if saves or looks or self.step % train.log_steps == 0:
+                    self._line(window, looks, record)
+                    window = _Window()
+                    if record:
+                        status.write(done=self.step)
+                if saves:
+                    self._checkpoint(record, window)
+                if wish == Wish.STOP:
+                    self._stop()
+            self.writer.wait()
+            self.context.gather(None)  # rank 0 has seen every part
+        finally:
+            self.writer.close(train.grace_seconds)
+            if record:
+                record.close()
+
+    def _wish(self) -> Wish:
+        """What this worker wants between two steps."""
+        self.exceeded = over_budget(self.config, *self._spent())
+        if self.exceeded:
+            return Wish.STOP
+        minutes = (time.monotonic() - self.saved) / 60
+        return Wish.CHECKPOINT if minutes >= self.config.train.checkpoint_minutes else Wish.NOTHING
+
+    def _spent(self) -> tuple[float, float]:
+        """Seconds of training, of this and all earlier attempts as far as their work counts, and those of workers."""
+        seconds = time.monotonic() - self.started
+        return self.spent[0] + seconds, self.spent[1] + seconds * self.context.world_size
+
+    def _stop(self) -> None:
+        self.writer.wait()
+        why = next(filter(None, self.context.gather(self.context.why() or self.exceeded)), "a signal")
+        raise StoppedError(
+            f"stopped by {why} after step {self.step} of {self.config.train.steps}; a checkpoint was written, the "
+            "same command goes on from there"
+        )
+
+    def _batches(self) -> Iterator[Batch]:
         train, vae = self.config.train, self.base.vae
         side = self.shard_set.manifest.resolution // 8
         dataset = StreamDataset(
@@ -172,19 +218,33 @@ class _Trainer:
             pin_memory=self.context.device.type == "cuda",
         )
 
-    def _train_step(self, batches: Any, window: _Window) -> None:
-        """One optimizer step over this worker's share; adds its loss terms and what it consumed."""
+    def _train_step(self, batches: Iterator[Batch], window: _Window) -> None:
+        """One optimizer step over this worker's share."""
         train, weights = self.config.train, self._weights()
-        consumed: dict[str, Any] = {"step": self.step, "positions": [], "keys": []}
-        window.keys.append(consumed)
-        for _ in range(train.batch_size // self.context.world_size // self.micro_batch):
-            batch = next(batches)
-            loss, terms = self.engine.forward(self.encoders.inputs(batch), weights)
-            window.terms.append(terms)
-            consumed["positions"] += batch.positions
-            consumed["keys"] += batch.keys
-            self.engine.backward(loss)
-            self.engine.step()
+        self.engine.set_learning_rate(learning_rate_at(self.step, train))
+        passes: list[Pass] = []
+        try:
+            for _ in range(self.accumulation):
+                asked = time.monotonic()
+                batch = next(batches)
+                window.data_seconds += time.monotonic() - asked
+                inputs = self.encoders.inputs(batch)
+                loss, terms = self.engine.forward(inputs, weights)
+                passes.append(Pass(batch, inputs, terms))
+                self.engine.backward(loss)
+                self.engine.step()
+        except DivergedError as error:
+            self.writer.wait()
+            raise told(error, self.run_uri, self.step, passes, weights, self.context, self.engine) from error
+        window.terms += [of_pass.terms for of_pass in passes]
+        counted = [of_pass.batch.counted() for of_pass in passes]
+        window.keys.append(
+            {
+                "step": self.step,
+                "positions": [position for positions, _ in counted for position in positions],
+                "keys": [key for _, keys in counted for key in keys],
+            }
+        )
 
     def _weights(self) -> LossWeights:
         train = self.config.train
@@ -199,13 +259,25 @@ class _Trainer:
             t_tau=train.augment_timesteps,
         )
 
-    def _line(self, window: _Window, record: Record | None) -> None:
+    def _looks(self, is_last: bool) -> dict[str, float]:
+        """Validation loss and previews where they are due; figures for the line of metrics."""
+        train, figures = self.config.train, {}
+        if is_last or _due(self.step, train.validation_steps):
+            loss = self.validation.loss(self.model)
+            if loss is not None:
+                self.validated = figures[VALIDATION] = loss
+        if is_last or _due(self.step, train.preview_steps):
+            figures |= self.previews.draw(self.model, self.step)
+        return figures
+
+    def _line(self, window: _Window, looks: dict[str, float], record: Record | None) -> None:
         """Means over steps and workers, and the keys of all workers step by step."""
         names = list(window.terms[0])
         means = torch.stack([torch.stack([terms[name] for name in names]) for terms in window.terms]).mean(
             dim=0
         )
-        gathered = self.context.gather((means.tolist(), window.keys))
+        waits = (window.data_seconds, window.checkpoint_seconds)
+        gathered = self.context.gather((means.tolist(), window.keys, waits))
         if record is None:
             return
         terms = {
@@ -220,26 +292,32 @@ class _Trainer:
                     "keys": [key for part in of_step for key in part["keys"]],
                 }
             )
-        self.context.report(record.line(self.step, terms, keys))
+        steps, seconds = len(window.keys), time.monotonic() - window.started
+        figures = {
+            "learning_rate": learning_rate_at(self.step - 1, self.config.train),
+            "gradient_norm": self.engine.gradient_norm,
+            "step_seconds": seconds / steps,
+            "data_seconds": max(worker[2][0] for worker in gathered) / steps,
+            "checkpoint_seconds": max(worker[2][1] for worker in gathered) / steps,
+        } | self.throughput.row(self.step, steps * self.config.train.batch_size, seconds)
+        if self.writer.counted:
+            figures["checkpoint_time"] = self.writer.counted
+        figures |= looks
+        self.context.report(record.line(self.step, terms, keys, figures))
 
-    def _checkpoint(self, record: Record | None) -> None:
-        """Every worker's part, then the record, then the marker that makes it count."""
-        with tempfile.TemporaryDirectory(prefix="siamdiff-checkpoint-") as folder:
-            self.engine.snapshot(Path(folder))()
-            files = checkpoint.upload_part(self.run_uri, self.step, Path(folder))
-        parts = self.context.gather(files)
-        if record:
-            record.flush(self.step)
-            self.lease.check()
-            merged = {name: info for part in parts for name, info in part.items()}
-            checkpoint.complete(
-                self.run_uri, self.step, merged, self.context.world_size, self.config.train.checkpoints_kept
-            )
-        self.context.gather(None)
+    def _checkpoint(self, record: Record | None, window: _Window) -> None:
+        """Takes the state of now; it is written while training goes on."""
+        started = time.monotonic()
+        seconds, worker_seconds = self._spent()
+        about = {"seconds": seconds, "worker_seconds": worker_seconds, "validation": self.validated}
+        before = record.snapshot(self.step) if record else _nothing
+        self.writer.begin(self.step, self.engine.snapshot, before, about)
+        self.saved = time.monotonic()
+        window.checkpoint_seconds += self.saved - started
 
     def export(self, base_folder: Path) -> None:
         """`model/` in diffusers' layout, written by rank 0."""
-        weights = self.engine.full_weights()
+        weights = self.engine.full_weights(averaged=self.config.train.ema_decay is not None)
         self.engine.release()
         if self.context.rank == 0:
             # a fresh base on the CPU takes the trained weights: the engine's own modules may be partitioned
@@ -249,3 +327,11 @@ class _Trainer:
             self.lease.check()
             save_model(storage.join(self.run_uri, "model"), base_folder, model, self.config, self.shard_set)
         self.context.gather(None)
+
+
+def _due(step: int, every: int | None) -> bool:
+    return every is not None and step % every == 0
+
+
+def _nothing() -> None:
+    """Workers other than rank 0 keep no record."""

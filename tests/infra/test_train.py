@@ -153,7 +153,7 @@ def test_every_zero_stage_trains_and_resumes_as_one_process_does(root, one_proce
     train(config, True)
     assert losses(config) == pytest.approx(losses(one_process), rel=1e-4)
     for step in checkpoint.complete_steps(config.run_uri())[1:]:
-        storage.delete_folder(checkpoint.folder_uri(config.run_uri(), step))
+        storage.delete_folder(checkpoint.find(config.run_uri(), step).uri)
     storage.delete_folder(f"{config.run_uri()}/model")
     train(config, True)
     assert losses(config) == pytest.approx(losses(one_process), rel=1e-4)

@@ -10,12 +10,12 @@ from safetensors.torch import load_file
 
 from siamdiff import storage
 from siamdiff.config import Config
-from siamdiff.errors import SiamdiffError, UserError
+from siamdiff.errors import SiamdiffError, StoppedError, UserError
 from siamdiff.model.base import load_base
 from siamdiff.model.folder import load_model
 from siamdiff.run import lease
 from siamdiff.training import bases, checkpoint
-from siamdiff.training.context import SingleProcess
+from siamdiff.training.context import SingleProcess, Wish
 from siamdiff.training.engine import TorchEngine
 from siamdiff.training.loop import train
 from tests.sets import small_config, write_phantoms
@@ -37,10 +37,10 @@ class FailingEngine(TorchEngine):
         super().step()
 
 
-def run(config: Config, kind: type[TorchEngine] = TorchEngine) -> None:
+def run(config: Config, kind: type[TorchEngine] = TorchEngine, place: SingleProcess | None = None) -> None:
     base = bases.prepare_base(config)
     with lease(config.run_uri()) as held:
-        train(config, base, held, SingleProcess(torch.device("cpu")), kind.of)
+        train(config, base, held, place or SingleProcess(torch.device("cpu")), kind.of)
 
 
 def metrics(config: Config) -> list[dict[str, float]]:
@@ -160,8 +160,10 @@ def test_an_incomplete_checkpoint_does_not_count(root: Path, whole: Config):
     config = small_config(str(root), train={"run": "incomplete"})
     with pytest.raises(InterruptedRunError):
         run(config, FailingEngine)
-    storage.write_bytes(f"{checkpoint.folder_uri(config.run_uri(), 5)}/state.pt", b"half")
+    leftover = f"{config.run_uri()}/checkpoints/step-00000005.0dead000"
+    storage.write_bytes(f"{leftover}/state.pt", b"half")
     run(config)
+    assert storage.list_files(leftover) == {}
     assert losses(config) == pytest.approx(losses(whole), rel=1e-6)
 
 
@@ -169,19 +171,81 @@ def test_a_damaged_checkpoint_is_named_before_it_is_loaded(root: Path):
     config = small_config(str(root), train={"run": "damaged"})
     with pytest.raises(InterruptedRunError):
         run(config, FailingEngine)
-    file = Path(checkpoint.folder_uri(config.run_uri(), 3)) / "state.pt"
+    file = Path(checkpoint.find(config.run_uri(), 3).uri) / "state.pt"
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
     file.write_bytes(data)
-    with pytest.raises(SiamdiffError, match=r"step-00000003 is damaged: state\.pt has another hash"):
+    with pytest.raises(SiamdiffError, match=r"step-00000003\.\w+ is damaged: state\.pt has another hash"):
         run(config)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(root: Path):
-    config = small_config(str(root), train={"run": "diverged", "learning_rate": 1e30})
-    with pytest.raises(SiamdiffError, match="after step"):
+def test_a_gradient_that_explodes_stops_the_run_before_the_weights_change(root: Path):
+    config = small_config(
+        str(root),
+        train={"run": "diverged", "learning_rate": 1e4, "checkpoint_steps": 1, "validation_steps": 1},
+    )
+    with pytest.raises(
+        SiamdiffError, match=r"step \d: the gradient.*; nothing was changed, .*logs/diverged-\d+\.json"
+    ):
         run(config)
-    assert key_log(config)[-1][0] >= 1  # the samples that the message sends people to
+    steps = checkpoint.complete_steps(config.run_uri())
+    (name,) = (n for n in storage.list_files(f"{config.run_uri()}/logs") if n.startswith("diverged"))
+    told = storage.read_json(f"{config.run_uri()}/logs/{name}")
+    assert steps[-1] == told["step"]  # the step before it was saved, and the weights of then are what is kept
+    assert len(told["samples"]) == 4
+    assert {"key", "position", "t", "terms", "offends"} <= told["samples"][0].keys()
+    assert not storage.exists(f"{config.run_uri()}/model/siamdiff.json")
+
+
+def test_a_stop_writes_a_checkpoint_and_the_same_command_goes_on(root: Path, whole: Config):
+    config = small_config(str(root), train={"run": "stopped", "checkpoint_steps": 100})
+    place = SingleProcess(torch.device("cpu"))
+
+    class Asking(TorchEngine):
+        """During whose fourth step the process is told to stop."""
+
+        def set_learning_rate(self, lr: float) -> None:
+            super().set_learning_rate(lr)
+            steps.append(lr)
+            if len(steps) == 4:
+                place.ask(Wish.STOP, "SIGTERM")
+
+    steps: list[float] = []
+    with pytest.raises(StoppedError, match="stopped by SIGTERM after step 4 of 6; a checkpoint was written"):
+        run(config, Asking, place)
+    assert checkpoint.complete_steps(config.run_uri()) == [4]
+    run(config)
+    assert losses(config) == losses(whole)
+    assert key_log(config) == key_log(whole)
+
+
+def test_a_budget_that_is_used_up_stops_the_run_with_a_checkpoint(root: Path, whole: Config):
+    config = small_config(str(root), train={"run": "spent", "checkpoint_steps": None, "budget_hours": 1e-9})
+    for step in (1, 2):  # of all attempts together
+        with pytest.raises(StoppedError, match=r"stopped by its budget .* raise it to go on\) after step"):
+            run(config)
+        assert checkpoint.complete_steps(config.run_uri())[-1] == step
+    run(small_config(str(root), train={"run": "spent"}))
+    assert losses(config) == losses(whole)
+
+
+def test_averaged_weights_become_the_model(root: Path, whole: Config):
+    config = small_config(str(root), train={"run": "averaged", "ema_decay": 0.5})
+    run(config)
+    assert losses(config) == losses(whole)
+    one, other = (
+        load_file(f"{of.run_uri()}/model/unet/diffusion_pytorch_model.safetensors") for of in (config, whole)
+    )
+    assert any(not torch.equal(one[name], other[name]) for name in one)
+
+
+def test_time_alone_makes_a_checkpoint_due(root: Path):
+    config = small_config(
+        str(root),
+        train={"run": "timed", "checkpoint_steps": None, "checkpoint_minutes": 1e-6, "checkpoints_kept": 9},
+    )
+    run(config)
+    assert checkpoint.complete_steps(config.run_uri()) == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_damaged_shard_met_by_a_reading_process_is_one_line(root: Path, tmp_path: Path):
