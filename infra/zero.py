@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import torch
 
+from infra import universal
 from siamdiff.config import Config
 from siamdiff.data.stream import split
 from siamdiff.errors import SiamdiffError
@@ -65,7 +66,6 @@ class DeepSpeedEngine:
         self.gradient_limit, self.clip_norm = gradient_limit, clip_norm
         self.gradient_norm = math.nan
         self.is_partitioned = zero_stage == 3
-        self.ties_world_size = zero_stage > 0
         self.precision = precision
         optimizer = adamw(list(self._trained().values()), learning_rate, weight_decay)
         on_cpu = {"offload_optimizer": {"device": "cpu", "pin_memory": torch.cuda.is_available()}}
@@ -170,7 +170,15 @@ class DeepSpeedEngine:
 
     def load(self, folder: Path, world_size: int) -> None:
         """Loads and checks that no trained parameter was missing (DeepSpeed is lenient about frozen ones)."""
-        loaded, client_state = self.engine.load_checkpoint(str(folder), tag="state", load_module_strict=False)
+        tag, is_others = "state", self.zero_stage and world_size != torch.distributed.get_world_size()
+        if is_others:
+            tag = universal.converted(folder, tag)
+            # what DeepSpeed reads from its configuration, where it would hold for every checkpoint
+            self.engine._config.load_universal_checkpoint = True
+        loaded, client_state = self.engine.load_checkpoint(str(folder), tag=tag, load_module_strict=False)
+        if is_others:
+            self.engine._config.load_universal_checkpoint = False
+            universal.settle_steps(self.engine.optimizer.optimizer)
         if loaded is None or client_state["trained"] != sorted(self._trained()):
             raise SiamdiffError(
                 "the checkpoint's trained parameters are not the model's; it was written by another version"

@@ -31,7 +31,6 @@ class Engine(Protocol):
     """A model with its optimizer. One `step` per `forward`/`backward` pair; it acts once the batch is whole."""
 
     is_partitioned: bool  # weights are spread over the workers: a forward pass needs every worker
-    ties_world_size: bool  # a checkpoint can be read by as many workers only as wrote it
     # L2 norm of the last step's mean gradient over the whole batch, before clipping, the same on every worker;
     # nan before the first step, inf after one that fp16's loss scaling skipped
     gradient_norm: float
@@ -126,7 +125,6 @@ class TorchEngine:
     """
 
     is_partitioned = False
-    ties_world_size = False
 
     def __init__(
         self,

@@ -13,7 +13,7 @@ from siamdiff import storage
 from siamdiff.config import Config
 from siamdiff.data.shardset import ShardSet
 from siamdiff.data.stream import Batch, Stream, StreamDataset, load_batches, split
-from siamdiff.errors import StoppedError, UserError
+from siamdiff.errors import StoppedError
 from siamdiff.model.adapter import AdapterDiffusion
 from siamdiff.model.base import Base, load_base
 from siamdiff.model.build import build_model
@@ -129,11 +129,6 @@ class _Trainer:
         if not newest:
             return 0
         with checkpoint.fetched(newest[0], self.context) as (folder, marker):
-            if self.engine.ties_world_size and marker["world_size"] != self.context.world_size:
-                raise UserError(
-                    f"the checkpoint of step {newest[0].step} was written by {marker['world_size']} workers, "
-                    f"train.workers is {self.context.world_size}; go on with --train.workers {marker['world_size']}"
-                )
             self.engine.load(folder, marker["world_size"])
         self.spent = marker.get("seconds", 0.0), marker.get("worker_seconds", 0.0)
         self.validated = marker.get("validation")
