@@ -22,6 +22,7 @@ from siamdiff.model.siamese import SiameseDiffusion
 from siamdiff.run import Lease, Status
 from siamdiff.training import bases, checkpoint
 from siamdiff.training.budget import over_budget
+from siamdiff.training.caching import open_cache
 from siamdiff.training.context import Context, Wish
 from siamdiff.training.diagnosis import Pass, told
 from siamdiff.training.encoders import FrozenEncoders
@@ -88,7 +89,8 @@ class _Trainer:
         self.run_uri = config.run_uri()
         self.shard_set = ShardSet.open(config.data.uri)
         self.stream = Stream(tuple(self.shard_set.keys("train")), config.train.seed, config.train.batch_size)
-        self.encoders = FrozenEncoders(base, context.device)
+        cache = open_cache(base, self.shard_set) if config.train.cache else None
+        self.encoders = FrozenEncoders(base, context.device, cache)
         self.micro_batch, self.accumulation = split(
             config.train.batch_size, context.world_size, config.train.micro_batch
         )
