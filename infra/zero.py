@@ -16,7 +16,7 @@ from siamdiff.sections import Precision
 from siamdiff.training.ema import Averages, Fragments, share
 from siamdiff.training.engine import adamw, check_norm, check_scale, guard_and_clip, set_learning_rate
 from siamdiff.training.losses import LossWeights
-from siamdiff.training.snapshot import copied
+from siamdiff.training.snapshot import copied, save
 
 # How DeepSpeed computes in each precision; the weights that are updated are fp32 in all of them.
 # bf16: PyTorch's autocast, with weights and gradients kept and sent in fp32 (no module's are sent in bf16), so that it
@@ -279,7 +279,7 @@ def _memory_files(files: Any) -> Any:
 
             def write() -> None:
                 for path, state in states.items():
-                    torch.save(state, path)
+                    save(state, Path(path))
 
             return write
 

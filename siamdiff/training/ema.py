@@ -8,7 +8,7 @@ import torch
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from siamdiff.errors import SiamdiffError
-from siamdiff.training.snapshot import copied
+from siamdiff.training.snapshot import copied, save
 
 # A piece of a parameter: where it starts in the flattened parameter, and its values in fp32, 1-d, perhaps none.
 Fragment = tuple[int, torch.Tensor]
@@ -53,7 +53,7 @@ class Averages:
     def snapshot(self, folder: Path) -> Callable[[], None]:
         """Copies this process's averages; the function writes them, see siamdiff.training.engine.Engine."""
         state: dict[str, Any] = copied({"updates": self.updates, "fragments": self.fragments})
-        return lambda: torch.save(state, folder / _file_name(self.rank))
+        return lambda: save(state, folder / _file_name(self.rank))
 
     def load(self, folder: Path, world_size: int) -> None:
         """Reads this process's pieces out of the files of the `world_size` processes that wrote them.

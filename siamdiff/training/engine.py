@@ -16,7 +16,7 @@ from siamdiff.model.siamese import StepInputs
 from siamdiff.sections import Precision
 from siamdiff.training.ema import Averages, Fragments, share
 from siamdiff.training.losses import LossWeights
-from siamdiff.training.snapshot import copied
+from siamdiff.training.snapshot import copied, save
 
 STATE_FILE = "state.pt"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -210,7 +210,7 @@ class TorchEngine:
         write_averages = self.averages.snapshot(folder) if self.averages else None
 
         def write() -> None:
-            torch.save(state, folder / STATE_FILE)
+            save(state, folder / STATE_FILE)
             if write_averages:
                 write_averages()
 

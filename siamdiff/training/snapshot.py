@@ -1,6 +1,7 @@
 """A copy of a state that training goes on to change."""
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,3 +36,9 @@ def _copied(value: Any) -> Any:
     if type(value) in (list, tuple):
         return type(value)(_copied(item) for item in value)
     return copy.deepcopy(value)
+
+
+def save(state: Any, path: Path) -> None:
+    """`torch.save` through a file of Python's, which tells of a full disk as one: OSError with its errno."""
+    with path.open("wb") as file:
+        torch.save(state, file)

@@ -1,10 +1,13 @@
 """What is copied before it is written."""
 
+import errno
 from collections import OrderedDict
+from pathlib import Path
 
+import pytest
 import torch
 
-from siamdiff.training.snapshot import copied
+from siamdiff.training.snapshot import copied, save
 
 
 def test_a_copy_keeps_structure_values_and_strides_and_shares_nothing():
@@ -26,3 +29,10 @@ def test_of_a_view_nothing_but_the_view_is_kept():
     assert copy.untyped_storage().nbytes() == 40
     assert not copy.requires_grad
     assert torch.equal(copy, torch.arange(10.0, 20.0))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux only")
+def test_a_full_disk_is_told_as_one():
+    with pytest.raises(OSError) as caught:
+        save({"large": torch.zeros(1_000_000)}, Path("/dev/full"))
+    assert caught.value.errno == errno.ENOSPC
