@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from infra import cluster, logs, signals, workers
+from infra.cache import ensure_cache
 from infra.context import RayContext
 from infra.inputs import ensure_data, prepare_base, training_set
 from infra.stage import LATEST
@@ -47,12 +48,15 @@ def train(config: Config, demo: bool) -> None:
             return
         _check_precision(config)
         status.write(phase="preparing")
-        if config.train.engine == "torch":
-            bases.prepare_base(config)
+        here = config.train.engine == "torch"
+        (bases.prepare_base if here else prepare_base)(config)
+        if config.train.cache:
+            status.write(phase="caching")
+            ensure_cache(config, base, lambda _done, _total: status.write())
+        if here:
             torch.set_num_threads(max(config.cluster.threads * config.train.workers, 1))
             _train_here(config, base, held)
         else:
-            prepare_base(config)
             cluster.connect()
             workers.run(_worker, config, base, held)
         status.done = config.train.steps

@@ -5,6 +5,7 @@ can be had. Ray only counts how many workers there is room for.
 """
 
 import logging
+import os
 import shutil
 import tempfile
 import threading
@@ -24,6 +25,9 @@ from siamdiff.training.context import Wish
 
 log = logging.getLogger(__name__)
 
+# Ray Train looks at the nodes every 20 s: it may wait for one that is gone, by default for 60 s, or overlook a new one.
+START_TIMEOUT = ("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "20")
+SETTLE_SECONDS = 25.0
 GROW_SECONDS = 60.0  # a group works at least so long before it is stopped for a larger one
 MORE_WORKERS = "more workers"
 
@@ -50,6 +54,8 @@ def run(worker: Callable[[dict[str, Any]], str], config: Config, base_uri: str, 
         "training workers",
         "lower train.workers or cluster.gpus",
     )
+    if fewest < train.workers:
+        os.environ.setdefault(*START_TIMEOUT)
     lost = 0
     with _scratch() as folder, signals.watched() as stop:
         group = _Group(config, stop)
@@ -88,6 +94,8 @@ class _Group:
         self.starts = 0
         self.is_growing = False  # stopped by ourselves, for a larger one
         self.tried: set[frozenset[str]] = set()  # nodes among which that was tried before
+        self.nodes: frozenset[str] = frozenset()
+        self.changed = 0.0  # when they last did
 
     def fit(self, make_trainer: Callable[[dict[str, Any]], Any]) -> None:
         """Runs one worker group to its end.
@@ -113,7 +121,7 @@ class _Group:
             _raise_ours(error)
             if self.stop.why:  # lost on the way out
                 raise stopped(self.config, self.stop, is_late=False) from error
-            raise _LostError(cluster.first_line(error)) from error
+            raise _LostError(_told(error)) from error
         if why:
             raise StoppedError(why)
 
@@ -136,7 +144,7 @@ class _Group:
             supervisor.kill(pulse)
         if sights and len(sights) < train.workers and not self.is_growing and self._is_room_for_more():
             self.is_growing = True
-            self.tried.add(_living_nodes())
+            self.tried.add(self.nodes)
 
     def _look(self) -> list[supervisor.Sight] | None:
         """What is known of the workers; None while the supervisor does not answer."""
@@ -154,7 +162,10 @@ class _Group:
         """Whether one more worker fits into what is free, and nothing was tried yet with the nodes there are."""
         import ray
 
-        if time.monotonic() - self.started < GROW_SECONDS or _living_nodes() in self.tried:
+        now, nodes = time.monotonic(), _living_nodes()
+        if nodes != self.nodes:
+            self.nodes, self.changed = nodes, now
+        if now - self.started < GROW_SECONDS or now - self.changed < SETTLE_SECONDS or nodes in self.tried:
             return False
         free = ray.available_resources()
         return all(free.get(name, 0.0) >= amount for name, amount in _resources(self.config).items())
@@ -180,13 +191,13 @@ def _trainer(worker: Callable[..., str], config: Config, arguments: dict[str, An
     from ray.train.torch import TorchConfig, TorchTrainer
 
     train, gpus = config.train, config.cluster.gpus
-    is_elastic = train.min_workers is not None and train.min_workers < train.workers
+    fewest = train.min_workers or train.workers
     return TorchTrainer(
         worker,
         train_loop_config=arguments,
         torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=(train.min_workers or 1, train.workers) if is_elastic else train.workers,
+            num_workers=(fewest, train.workers) if fewest < train.workers else train.workers,
             elastic_resize_monitor_interval_s=float("inf"),  # it would end the group without a checkpoint
             use_gpu=bool(gpus),
             resources_per_worker=_resources(config),
@@ -227,6 +238,20 @@ def _scratch() -> Iterator[str]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _told(error: Any) -> str:
+    """One line of what ended a group: of the process that died, where others only lost their connection to it."""
+    from ray.exceptions import RayActorError
+
+    failures = {
+        rank: getattr(failure, "health_check_failure", failure)
+        for rank, failure in getattr(error, "worker_failures", {}).items()
+    }
+    dead = [rank for rank, failure in failures.items() if isinstance(failure, RayActorError)]
+    for rank in dead or failures:
+        return f"worker {rank}: {cluster.first_line(failures[rank])}"
+    return cluster.first_line(error)
 
 
 def _raise_ours(error: Any) -> None:

@@ -4,6 +4,7 @@ import json
 import signal
 from pathlib import Path
 
+import psutil
 import pytest
 
 from infra.train import train
@@ -14,7 +15,7 @@ from siamdiff.training import bases, checkpoint
 from tests import jobs
 from tests.sets import small_config, write_phantoms
 
-STEPS = 24
+STEPS = 48
 
 
 def losses(config: Config) -> list[float]:
@@ -60,10 +61,26 @@ def one_process(root: str) -> Config:
 
 
 @pytest.mark.cluster
-def test_two_workers_one_of_them_killed_train_as_one_process_does(root, one_process, tmp_path: Path):
+def test_two_workers_stopped_by_sigterm_and_later_one_of_them_killed_train_as_one_process_does(
+    root, one_process, tmp_path: Path
+):
     config = configure(root, "killed")
-    process = jobs.start("train", "--config", jobs.config_file(config, tmp_path), log=tmp_path / "log")
+    command = ("train", "--config", jobs.config_file(config, tmp_path))
+    process = jobs.start(*command, log=tmp_path / "stopped")
     jobs.wait_for(lambda: 4 in checkpoint.complete_steps(config.run_uri()), process)
+    below = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=120) == 1
+    last_line = (tmp_path / "stopped").read_text().strip().splitlines()[-1]
+    stopped = checkpoint.complete_steps(config.run_uri())[-1]
+    assert f"stopped by SIGTERM after step {stopped}" in last_line
+    status = storage.read_json(f"{config.run_uri()}/status.json")
+    assert (status["phase"], status["done"], status["exit_code"]) == ("stopped", stopped, 1)
+    assert not storage.exists(f"{config.run_uri()}/lease.json")
+    assert psutil.wait_procs(below, timeout=30)[1] == []
+
+    process = jobs.start(*command, log=tmp_path / "log")
+    jobs.wait_for(lambda: checkpoint.complete_steps(config.run_uri())[-1] > stopped, process)
     victims = jobs.descendants(process, "ray::RayTrainWorker")
     assert len(victims) == 2
     victims[0].send_signal(signal.SIGKILL)
@@ -71,7 +88,7 @@ def test_two_workers_one_of_them_killed_train_as_one_process_does(root, one_proc
 
     log = (tmp_path / "log").read_text()
     assert "a worker was lost" in log
-    assert "resuming after step" in log
+    assert f"resuming after step {stopped}" in log
     assert losses(config) == pytest.approx(losses(one_process), rel=1e-4)
     assert consumed(config) == list(range(4 * STEPS))
     status = storage.read_json(f"{config.run_uri()}/status.json")
@@ -90,7 +107,7 @@ def test_a_finished_run_says_so_and_does_nothing(one_process: Config, caplog: py
 
 def test_the_same_name_with_another_configuration_is_refused(root, one_process: Config):
     other = configure(root, "plain", engine="torch", workers=1, steps=STEPS + 1)
-    with pytest.raises(UserError, match=r"train\.steps was 24, is now 25"):
+    with pytest.raises(UserError, match=r"train\.steps was 48, is now 49"):
         train(other, True)
     status = storage.read_json(f"{one_process.run_uri()}/status.json")
     assert status["exit_code"] == 0
