@@ -26,10 +26,14 @@ def _terminate(_number: int, _frame: FrameType | None) -> None:
 
 @contextmanager
 def kept() -> Iterator[None]:
-    """Puts the handlers back that the block replaces: ray.init() would exit with the signal's number as the code."""
+    """Puts the handlers back that the block replaces: ray.init()'s exits with the signal's number as the code."""
     before = {number: signal.getsignal(number) for number in STOPPING} if _in_main_thread() else {}
     try:
         yield
+    except SystemExit as ending:
+        if ending.code == signal.SIGTERM:
+            _terminate(signal.SIGTERM, None)
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

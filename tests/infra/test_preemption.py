@@ -68,8 +68,7 @@ def losses(config: Config) -> list[float]:
 
 
 def world_size(config: Config, step: int) -> int:
-    folder = checkpoint.folder_uri(config.run_uri(), step)
-    return storage.read_json(f"{folder}/{checkpoint.MARKER}")["world_size"]
+    return checkpoint.find(config.run_uri(), step).marker()["world_size"]
 
 
 def test_a_notice_of_preemption_makes_a_checkpoint_at_once_and_the_run_goes_on_until_the_node_goes(
