@@ -37,17 +37,19 @@ class NaiveStep:
             tokens: (B, 77), the prompts' tokens.
             k: optimizer steps finished, from 0.
         """
-        text, z_0 = self._frozen(batch, tokens)
-        image, t, eps = (batch.image + 1) / 2, batch.t, batch.noise
+        image = batch.image.permute(0, 3, 1, 2).float() / 255  # (B, 3, H, W) in [0, 1]
+        mask = (batch.mask > 127).float()[:, None].repeat(1, 3, 1, 1)  # (B, 3, H, W)
+        text, z_0 = self._frozen(image, batch.posterior_noise, tokens)
+        t, eps = batch.t, batch.noise
         unet, controlnet = self.model.unet, self.model.controlnet
         abar = self.model.alphas_cumprod.to(z_0.device)[t].reshape(-1, 1, 1, 1)
         z_t = abar.sqrt() * z_0 + (1 - abar).sqrt() * eps  # Eq. 1
 
-        down_m, middle_m = controlnet(z_t, t, text, batch.mask, return_dict=False)
+        down_m, middle_m = controlnet(z_t, t, text, mask, return_dict=False)
         eps_m = _predict(unet, z_t, t, text, down_m, middle_m)
         down_i, middle_i = controlnet(z_t, t, text, image, return_dict=False)
         with torch.no_grad():
-            down_sg, middle_sg = deepcopy(controlnet)(z_t, t, text, batch.mask, return_dict=False)
+            down_sg, middle_sg = deepcopy(controlnet)(z_t, t, text, mask, return_dict=False)
         w_i = k / self.n_steps
         down_mix = [w_i * c_i + c_m for c_i, c_m in zip(down_i, down_sg, strict=True)]  # Eq. 5
         eps_mix = _predict(deepcopy(unet), z_t, t, text, down_mix, w_i * middle_i + middle_sg)
@@ -57,17 +59,17 @@ class NaiveStep:
         if k > self.n_steps / 3:
             z_0_prime = (z_t - (1 - abar).sqrt() * eps_mix.detach()) / abar.sqrt()  # Eq. 11
             z_t_prime = abar.sqrt() * z_0_prime + (1 - abar).sqrt() * eps
-            down, middle = controlnet(z_t_prime, t, text, batch.mask, return_dict=False)
+            down, middle = controlnet(z_t_prime, t, text, mask, return_dict=False)
             eps_prime = _predict(unet, z_t_prime, t, text, down, middle)
             L = L + ((t <= 200).float() * _error(eps_prime, eps)).mean()  # Eq. 12, 13
         return L
 
     @torch.no_grad()
-    def _frozen(self, batch: Batch, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def _frozen(self, image: Tensor, posterior_noise: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Text states (B, 77, D), and latents (B, 4, h, w) sampled from the posterior."""
         vae: Any = self.base.vae
-        posterior = vae.encode(batch.image).latent_dist
-        z_0 = (posterior.mean + posterior.std * batch.posterior_noise) * vae.config["scaling_factor"]
+        posterior = vae.encode(image * 2 - 1).latent_dist
+        z_0 = (posterior.mean + posterior.std * posterior_noise) * vae.config["scaling_factor"]
         return self.base.text_encoder(tokens).last_hidden_state, z_0
 
 

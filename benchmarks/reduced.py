@@ -1,5 +1,6 @@
 """Stable Diffusion 1.5 with its widths divided: every ratio between its parts kept, small enough for a CPU."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from siamdiff.data.stream import Batch
-from siamdiff.model.base import Base
+from siamdiff.model.base import INFO, Base, write_model_index
 from siamdiff.model.controlnet import SiameseControlNetModel
 from siamdiff.model.dhi import HINT_CHANNELS
 from siamdiff.model.sd1 import TOKENS, make_scheduler, make_tokenizer, network_config
@@ -57,12 +58,15 @@ def make_batch(size: int, resolution: int, seed: int = 0) -> Batch:
     def normal(*shape: int) -> torch.Tensor:
         return torch.randn(size, *shape, generator=generator, device="cpu")
 
+    def pixels(*shape: int) -> torch.Tensor:
+        return torch.randint(256, (size, *shape), generator=generator, dtype=torch.uint8, device="cpu")
+
     return Batch(
         positions=list(range(size)),
         keys=[str(i) for i in range(size)],
         prompts=[PROMPT] * size,
-        image=normal(3, resolution, resolution).clamp(-1, 1),
-        mask=(normal(1, resolution, resolution) > 0).float().expand(size, 3, -1, -1).contiguous(),
+        image=pixels(resolution, resolution, 3),
+        mask=(pixels(resolution, resolution) > 127).to(torch.uint8) * 255,
         t=((torch.arange(size, device="cpu") + 0.5) * TIMESTEPS / size).long(),
         noise=normal(4, side, side),
         posterior_noise=normal(4, side, side),
@@ -75,3 +79,11 @@ def tokens_of(base: Base, prompts: list[str]) -> torch.Tensor:
         prompts, padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt"
     )
     return made["input_ids"]
+
+
+def save_base(base: Base, folder: Path) -> None:
+    """Writes a base as `model.base` takes it, in diffusers' layout."""
+    for part in ("vae", "unet", "text_encoder", "tokenizer", "scheduler"):
+        getattr(base, part).save_pretrained(folder / part)
+    write_model_index(folder, "StableDiffusionPipeline")
+    (folder / INFO).write_text(json.dumps({"hint_channels": base.hint_channels}))

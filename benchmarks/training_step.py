@@ -147,9 +147,8 @@ def _tensors(holder: Batch | StepInputs) -> list[torch.Tensor]:
 
 def _inputs(batch: Batch, base: Base) -> StepInputs:
     text = torch.empty(len(batch.keys), 77, base.text_encoder.config.hidden_size)
-    return StepInputs(
-        z_0=batch.noise, noise=batch.noise, t=batch.t, text=text, image=batch.image, mask=batch.mask
-    )
+    hint = torch.empty(len(batch.keys), 3, *batch.mask.shape[1:])
+    return StepInputs(z_0=batch.noise, noise=batch.noise, t=batch.t, text=text, image=hint, mask=hint)
 
 
 def largest_batch(setting: Setting, memory: float) -> int:

@@ -107,13 +107,13 @@ def _permutation(seed: int, epoch: int, size: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples of some positions, stacked on the CPU."""
+    """Samples of some positions, stacked on the CPU. Pixels are as stored: a sixth of the bytes that networks take."""
 
     positions: list[int]
     keys: list[str]
     prompts: list[str]  # "" where the prompt was dropped
-    image: torch.Tensor  # x0, (B, 3, H, W), [-1, 1]
-    mask: torch.Tensor  # y0, (B, 3, H, W), {0, 1}
+    image: torch.Tensor  # x0, (B, H, W, 3), uint8
+    mask: torch.Tensor  # y0, (B, H, W), uint8, 0 or 255
     t: torch.Tensor  # (B,), 0 ... num_timesteps - 1
     noise: torch.Tensor  # eps, (B, 4, H/8, W/8)
     posterior_noise: torch.Tensor  # (B, 4, H/8, W/8)
@@ -163,13 +163,12 @@ class StreamDataset(Dataset[dict[str, Any] | SiamdiffError]):
         except SiamdiffError as error:
             return error
         draws = self.stream.draws(position, *self.draw_arguments)
-        mask = image_tensor(sample.mask[..., None].repeat(3, axis=2)) > 0.5
         return {
             "positions": position,
             "keys": sample.meta.key,
             "prompts": "" if draws.drop_prompt else sample.meta.prompt,
-            "image": image_tensor(sample.image) * 2 - 1,
-            "mask": mask.float(),
+            "image": torch.from_numpy(sample.image),
+            "mask": torch.from_numpy(sample.mask),
             "t": torch.tensor(draws.t),
             "noise": torch.from_numpy(draws.noise),
             "posterior_noise": torch.from_numpy(draws.posterior_noise),

@@ -47,7 +47,8 @@ class FrozenEncoders:
         Raises:
             SiamdiffError: the cache holds not all of it.
         """
-        image = batch.image.to(self.device, non_blocking=True)
+        image = _planes(batch.image.to(self.device, non_blocking=True)) * 2 - 1  # (B, 3, H, W) in [-1, 1]
+        mask = batch.mask.to(self.device, non_blocking=True)[:, None].expand(-1, 3, -1, -1) > 127
         moments = torch.stack([self._moments_of(key, image[i]) for i, key in enumerate(batch.keys)])
         mean, logvar = moments.to(self.device).unbind(dim=1)  # each (B, 4, h, w)
         z_0 = sample_latent(
@@ -59,7 +60,7 @@ class FrozenEncoders:
             t=batch.t.to(self.device, non_blocking=True),
             text=torch.cat([self.text(prompt) for prompt in batch.prompts]),
             image=(image + 1) / 2,
-            mask=batch.mask.to(self.device, non_blocking=True),
+            mask=mask.float(),
             weight=None if batch.weight is None else batch.weight.to(self.device, non_blocking=True),
         )
 
@@ -103,3 +104,8 @@ class FrozenEncoders:
 def image_moments(base: Base, image: torch.Tensor) -> torch.Tensor:
     """Mean and log-variance of the posterior, (2, 4, H/8, W/8) on the CPU, of one image (3, H, W) in [-1, 1]."""
     return torch.cat(encode_moments(base.vae, image[None])).cpu()
+
+
+def _planes(images: torch.Tensor) -> torch.Tensor:
+    """uint8 (B, H, W, 3) -> float32 (B, 3, H, W) in [0, 1]."""
+    return images.permute(0, 3, 1, 2).contiguous().float() / 255

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from siamdiff.config import Config
 from siamdiff.data.shardset import ShardSet
-from siamdiff.data.stream import Batch, image_tensor
+from siamdiff.data.stream import Batch
 from siamdiff.model.diffusion import q_sample
 from siamdiff.sampling.predictor import predictor
 from siamdiff.training.context import Context
@@ -104,8 +104,7 @@ class Validation:
         """The samples of a pass with their random numbers, which depend on (seed, place in the list) alone."""
         base, seed = self.encoders.base, self.config.train.seed
         samples = [self.shard_set.read(self.keys[i]) for i in turn.positions]
-        masks = torch.from_numpy(np.stack([sample.mask for sample in samples])) > 127  # (B, H, W)
-        height, width = (side // 8 for side in masks.shape[1:])
+        height, width = (side // 8 for side in samples[0].mask.shape)
         shape = (2, base.vae.config["latent_channels"], height, width)
         noises = torch.from_numpy(
             np.stack(
@@ -120,12 +119,12 @@ class Validation:
             positions=list(turn.positions),
             keys=[sample.meta.key for sample in samples],
             prompts=[sample.meta.prompt for sample in samples],
-            image=torch.stack([image_tensor(sample.image) * 2 - 1 for sample in samples]),
-            mask=masks[:, None].expand(-1, 3, -1, -1).float(),
+            image=torch.from_numpy(np.stack([sample.image for sample in samples])),
+            mask=torch.from_numpy(np.stack([sample.mask for sample in samples])),
             t=torch.from_numpy(t[list(turn.positions)]),
             noise=noises[:, 0].contiguous(),
             posterior_noise=noises[:, 1].contiguous(),
         )
         return _Encoded(
-            turn, batch.prompts, masks, self.encoders.inputs(batch).z_0.cpu(), batch.noise, batch.t
+            turn, batch.prompts, batch.mask > 127, self.encoders.inputs(batch).z_0.cpu(), batch.noise, batch.t
         )
