@@ -17,56 +17,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from benchmarks.common import Spread, parser, show
-from siamdiff.data.phantom import render_phantom
-from siamdiff.data.sample import EncodedSample, make_sample
-from siamdiff.data.shards import shard_name, write_shard
-from siamdiff.data.shardset import ShardSet, finish_set
+from benchmarks.phantoms import write_set
+from siamdiff.data.shardset import ShardSet
 from siamdiff.data.stream import Batch, Stream, StreamDataset, load_batches
-from siamdiff.sections import ImageFormat
 from tests.s3 import S3Server
 
-TURNS = 8  # of a square: one phantom takes long to draw and gives eight different images
-SHARD_SIZE = 32
 LATENT, TIMESTEPS, PROMPT_DROP = 4, 1000, 0.05
 AIM = 0.02
-
-
-def write_set(uri: str, count: int, size: int, image_format: ImageFormat) -> None:
-    """A complete set of `count` phantoms, square of `size` pixels, all of the train split."""
-    pairs = [render_phantom(0, i, size) for i in range(-(-count // TURNS))]
-    samples = [_turned(*pairs[i // TURNS], turn=i % TURNS, image_format=image_format) for i in range(count)]
-    names = [shard_name("train", i) for i in range(-(-count // SHARD_SIZE))]
-    for i, name in enumerate(names):
-        write_shard(uri, name, samples[i * SHARD_SIZE : (i + 1) * SHARD_SIZE])
-    finish_set(
-        uri,
-        names,
-        kind="real",
-        resolution=size,
-        demo=True,
-        license="Apache-2.0",
-        permitted_use="any",
-        made_from={"source": "phantom"},
-    )
-
-
-def _turned(image: np.ndarray, mask: np.ndarray, turn: int, image_format: ImageFormat) -> EncodedSample:
-    image, mask = (np.rot90(a[:, ::-1] if turn // 4 else a, turn % 4).copy() for a in (image, mask))
-    side = image.shape[0]
-    return make_sample(
-        image,
-        mask,
-        prompt="an endoscopy image with a polyp",
-        split="train",
-        group=None,
-        source_size=(side, side),
-        image_format=image_format,
-    )
 
 
 def batches(uri: str, steps: int, batch: int, workers: int) -> Iterator[Batch]:

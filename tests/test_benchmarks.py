@@ -7,6 +7,7 @@ import torch
 
 from benchmarks import data_wait, training_step
 from benchmarks.common import Spread
+from benchmarks.phantoms import write_set
 from benchmarks.training_step import PHASES, Setting, Siamdiff, Straightforward
 
 SMALLEST = Setting(divisor=16, resolution=64, batch=5, threads=1, device="cpu")
@@ -32,7 +33,7 @@ def test_the_straightforward_step_counts_more_operations_and_memory() -> None:
 
 def test_waiting_for_data_is_measured_on_a_set_of_distinct_samples(tmp_path: Path) -> None:
     uri = f"{tmp_path}/set"
-    data_wait.write_set(uri, 40, 32, "png")
+    write_set(uri, 40, 32, "png")
     assert data_wait.ShardSet.open(uri).manifest.count == 40
     measured = data_wait.waiting(uri, steps=2, batch=4, rate=1000.0, workers=0)
     assert 0 < measured["share"] < 1
