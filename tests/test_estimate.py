@@ -174,6 +174,15 @@ def test_more_workers_share_what_zero_partitions():
     assert plain.peak == 4 * 1200 + 8 * 800 + 4 * 800 + 4 * 100 + CONTEXT
 
 
+def test_averages_are_shared_and_an_offloaded_optimizer_leaves_the_gpu():
+    sizes = {"trained": 800, "frozen": 400, "encoders": 100, "activations": 0}
+    plain = training_memory(Train(workers=4, batch_size=4), **sizes)
+    averaged = training_memory(Train(workers=4, batch_size=4, ema_decay=0.99), **sizes)
+    assert averaged.peak - plain.peak == averaged.averages == 4 * 200
+    offloaded = training_memory(Train(workers=4, batch_size=4, offload_optimizer=True), **sizes)
+    assert (offloaded.optimizer, offloaded.master, offloaded.update) == (0, 0, 0)
+
+
 def test_augmentation_begins_at_its_step():
     assert report.steps_before(Train(steps=3000)) == 1001  # k = 0 ... 1000; Eq. 13 wants k > K_tau
     assert report.steps_before(Train(steps=10, augment_after=0)) == 0

@@ -20,6 +20,7 @@ class Memory:
     weights: int  # of the module, frozen ones included, as they are computed with
     master: int  # fp32 copies of what is trained
     optimizer: int  # AdamW's two moments
+    averages: int  # of the weights, this process's share
     gradients: int
     encoders: int  # frozen VAE and text encoder, fp32
     activations: int
@@ -29,7 +30,7 @@ class Memory:
     @property
     def peak(self) -> int:
         """The larger of backward pass and optimizer step, with CUDA's own share."""
-        held = self.weights + self.master + self.optimizer + self.gradients + self.encoders
+        held = self.weights + self.master + self.optimizer + self.averages + self.gradients + self.encoders
         return held + max(self.activations + self.buffers, self.update) + CONTEXT
 
 
@@ -37,13 +38,14 @@ def training_memory(train: Train, *, trained: int, frozen: int, encoders: int, a
     """What one training process holds.
 
     Args:
-        train: engine, ZeRO stage, workers and precision are read.
+        train: engine, ZeRO stage, workers, precision, averages and offloading are read.
         trained, frozen: parameters of the module that learn, that do not.
         encoders: parameters of VAE and text encoder.
         activations: bytes, counted in the precision of the module.
     """
     everything = trained + frozen
     width = 2 if in_half(train) else 4
+    averages = 4 * -(-trained // processes(train)) if train.ema_decay else 0
     casts = 0
     if train.precision != "fp32" and width == 4 and not train.activation_checkpointing:
         # Autocast keeps a copy of every trained weight until the backward pass. Checkpointing casts block by block.
@@ -53,6 +55,7 @@ def training_memory(train: Train, *, trained: int, frozen: int, encoders: int, a
             weights=4 * everything + casts,
             master=0,
             optimizer=8 * trained,
+            averages=averages,
             gradients=4 * trained,
             encoders=4 * encoders,
             activations=activations,
@@ -67,13 +70,16 @@ def training_memory(train: Train, *, trained: int, frozen: int, encoders: int, a
         weights = -(-weights // processes(train))
     return Memory(
         weights=weights + casts,
-        master=4 * part if stage or width == 2 else 0,
-        optimizer=8 * part,
+        master=4 * part if (stage or width == 2) and not train.offload_optimizer else 0,
+        optimizer=0 if train.offload_optimizer else 8 * part,
+        averages=averages,
         gradients=width * (part if stage >= 2 else trained),
         encoders=4 * encoders,
         activations=activations,
         buffers=buffers,
-        update=(8 - width) * part if stage else 0,  # the gradients flattened, and once more in fp32
+        update=(8 - width) * part
+        if stage and not train.offload_optimizer
+        else 0,  # the gradients flattened, and once more in fp32
     )
 
 

@@ -134,6 +134,7 @@ def _memory(memory: Memory) -> Iterator[str]:
         "weights": memory.weights,
         "master copies": memory.master,
         "optimizer": memory.optimizer,
+        "averages": memory.averages,
         "gradients": memory.gradients,
         "VAE, text": memory.encoders,
         "activations": memory.activations,
@@ -156,6 +157,8 @@ def _what_to_lower(train: Train) -> str:
         fixes.append("train.activation_checkpointing true")
     if micro_batch(train) > 1:
         fixes.append(f"train.micro_batch below {micro_batch(train)}")
+    if train.engine == "deepspeed" and train.zero_stage and not train.offload_optimizer:
+        fixes.append("train.offload_optimizer true")
     if train.engine == "deepspeed" and train.precision != "fp16":
         fixes.append("train.precision fp16")
     if train.engine == "deepspeed" and train.workers == 1 and train.precision != "fp16":
