@@ -16,6 +16,7 @@ from typing import Any
 from siamdiff.training.context import Wish
 
 PULSE_SECONDS = 1.0
+KILL_SECONDS = 30.0  # in which a worker that is to be ended is gone
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ def kill(pulse: Pulse) -> None:
     there = NodeAffinitySchedulingStrategy(pulse.node, soft=False)
     task = ray.remote(_kill).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
     with suppress(ray.exceptions.RayError):  # Ray finds out by itself that the node is gone
-        ray.get(task.remote(pulse.pid), timeout=30)
+        ray.get(task.remote(pulse.pid), timeout=KILL_SECONDS)
 
 
 def _kill(pid: int) -> None:

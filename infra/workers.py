@@ -96,6 +96,7 @@ class _Group:
         self.tried: set[frozenset[str]] = set()  # nodes among which that was tried before
         self.nodes: frozenset[str] = frozenset()
         self.changed = 0.0  # when they last did
+        self.ended = float("-inf")  # when a worker was last ended by us
 
     def fit(self, make_trainer: Callable[[dict[str, Any]], Any]) -> None:
         """Runs one worker group to its end.
@@ -134,8 +135,9 @@ class _Group:
         is_late = self.stop.seconds() > train.grace_seconds
         if self.stop.why and (is_late or not sights):
             raise stopped(self.config, self.stop, is_late)
-        for sight in supervisor.stuck(sights, 60 * train.stall_minutes):
-            pulse = sight.pulse
+        patient = time.monotonic() - self.ended < supervisor.KILL_SECONDS  # Ray notices a death in seconds
+        for sight in [] if patient else supervisor.stuck(sights, 60 * train.stall_minutes):
+            pulse, self.ended = sight.pulse, time.monotonic()
             log.warning(
                 "worker %d (process %d on %s) finished nothing for %.0f s, train.stall_minutes is %g; its last step "
                 "is %d: ending it",
