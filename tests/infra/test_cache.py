@@ -8,9 +8,10 @@ import torch
 
 from infra import cluster
 from infra.cache import CacheActor, ensure_cache
+from infra.train import train
 from siamdiff import storage
 from siamdiff.config import Config
-from siamdiff.data.latent_parts import MOMENTS, finished_parts, planned_moments, read_cache_manifest
+from siamdiff.data.latent_parts import MOMENTS, file_uri, finished_parts, planned_moments, read_cache_manifest
 from siamdiff.data.latents import verify_caches
 from siamdiff.data.shards import tar_uri
 from siamdiff.data.shardset import ShardSet
@@ -20,7 +21,7 @@ from siamdiff.training import bases
 from siamdiff.training.caching import make_cache, origin_of
 from tests import jobs
 from tests.sets import small_config, write_phantoms
-from tests.tiny_model import write_base
+from tests.tiny_model import HINT_CHANNELS, write_base
 
 SAMPLES, SHARDS = 40, 20  # of two samples each
 
@@ -73,6 +74,28 @@ def test_the_job_makes_what_one_process_makes_and_is_done_once(
         alone = configure(root, base, 1, engine="torch")
         assert ensure_cache(alone, bases.base_uri(alone, ""), lambda done, total: None) == uri
     assert "is complete" in caplog.text
+
+
+def test_training_makes_the_cache_it_is_told_to_read_and_stops_at_a_damaged_one(base, tmp_path: Path):
+    def configured(run: str) -> Config:
+        settings = {"run": run, "engine": "torch", "steps": 1, "cache": True, "preview_samples": 0}
+        model = {"base": str(base), "hint_channels": HINT_CHANNELS}
+        return small_config(str(tmp_path), model=model, train=settings)
+
+    write_phantoms(f"{tmp_path}/data")
+    config = configured("first")
+    train(config, False)
+    uri = cache_of(config)
+    assert verify_caches(str(config.data.uri)) == []
+    part = Path(file_uri(uri, MOMENTS, "train-000000"))
+    data = bytearray(part.read_bytes())
+    data[-1] ^= 1
+    part.write_bytes(data)
+    config = configured("second")
+    with pytest.raises(SiamdiffError, match=r"train-000000\.npy is damaged: its hash is not the manifest's"):
+        train(config, False)
+    status = storage.read_json(f"{config.run_uri()}/status.json")
+    assert (status["phase"], status["exit_code"]) == ("failed", 1)
 
 
 @pytest.mark.soak
