@@ -33,10 +33,9 @@ from siamdiff.data.latent_parts import (
 from siamdiff.data.latents import LatentCache
 from siamdiff.data.sample import Sample
 from siamdiff.data.shardset import ShardSet
-from siamdiff.data.stream import image_tensor
 from siamdiff.errors import SiamdiffError
 from siamdiff.model.base import Base, encode_prompts
-from siamdiff.training.encoders import image_moments
+from siamdiff.training.encoders import image_moments, signed_images
 
 log = logging.getLogger(__name__)
 
@@ -107,8 +106,8 @@ class PartMaker:
         """
         rows, prompts = [], set()
         for sample in self._samples(self._shards[shard]):
-            image = (image_tensor(sample.image) * 2 - 1).to(self.device)
-            moments = image_moments(self.base, image)
+            image = signed_images(torch.from_numpy(sample.image)[None].to(self.device))
+            moments = image_moments(self.base, image[0])
             if not torch.isfinite(moments).all():
                 raise SiamdiffError(
                     f"the VAE gives values that are not finite for the sample {sample.meta.key}"

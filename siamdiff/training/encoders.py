@@ -47,7 +47,7 @@ class FrozenEncoders:
         Raises:
             SiamdiffError: the cache holds not all of it.
         """
-        image = _planes(batch.image.to(self.device, non_blocking=True)) * 2 - 1  # (B, 3, H, W) in [-1, 1]
+        image = signed_images(batch.image.to(self.device, non_blocking=True))  # (B, 3, H, W)
         mask = batch.mask.to(self.device, non_blocking=True)[:, None].expand(-1, 3, -1, -1) > 127
         moments = torch.stack([self._moments_of(key, image[i]) for i, key in enumerate(batch.keys)])
         mean, logvar = moments.to(self.device).unbind(dim=1)  # each (B, 4, h, w)
@@ -106,6 +106,6 @@ def image_moments(base: Base, image: torch.Tensor) -> torch.Tensor:
     return torch.cat(encode_moments(base.vae, image[None])).cpu()
 
 
-def _planes(images: torch.Tensor) -> torch.Tensor:
-    """uint8 (B, H, W, 3) -> float32 (B, 3, H, W) in [0, 1]."""
-    return images.permute(0, 3, 1, 2).contiguous().float() / 255
+def signed_images(pixels: torch.Tensor) -> torch.Tensor:
+    """uint8 (B, H, W, 3) -> float32 (B, 3, H, W) in [-1, 1], on the pixels' device, whose division has its own bits."""
+    return pixels.permute(0, 3, 1, 2).contiguous().float() / 255 * 2 - 1
