@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
 from siamdiff.config import Config
 from siamdiff.data.shardset import ShardSet
@@ -18,6 +19,7 @@ from siamdiff.training.context import Context, SingleProcess
 from siamdiff.training.encoders import FrozenEncoders
 from siamdiff.training.inference import TrainedModel, inference
 from siamdiff.training.losses import LossWeights
+from siamdiff.training.speed import compile_blocks
 from siamdiff.training.validation import Validation, timesteps
 from tests.tiny_model import MASK_ALONE, RESOLUTION, write_base, write_masks
 from tests.training.workers import on_workers
@@ -163,6 +165,15 @@ def test_bf16_rounds_here_as_it_does_in_training(root: Path, config: Config, los
     found = validation(lower).loss(model_of(lower))
     assert found != loss
     assert found == pytest.approx(loss, rel=0.02)
+
+
+def test_nothing_is_compiled_for_it(root: Path, loss: float) -> None:
+    compiled = configured(root, compile=True)
+    model = model_of(compiled)
+    compile_blocks(model.unet, model.control)
+    counters.clear()
+    assert validation(compiled).loss(model) == loss
+    assert not counters["stats"]["unique_graphs"]
 
 
 def test_an_adapter_has_one_too(root: Path) -> None:
