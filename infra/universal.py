@@ -44,9 +44,10 @@ def converted(folder: Path, tag: str) -> str:
 
 def _convert(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    need = 2 * sum(
-        file.stat().st_size for file in source.iterdir()
-    )  # the fragments, and what they are merged to
+    sizes = [file.stat().st_size for file in source.iterdir()]
+    need = 2 * sum(sizes) + max(
+        sizes
+    )  # fragments, what they are merged to; at stage 3 the first worker's file again
     free = shutil.disk_usage(target.parent).free
     if free < need:
         raise UserError(
