@@ -14,7 +14,7 @@ from siamdiff.errors import SiamdiffError
 from siamdiff.model.siamese import StepInputs
 from siamdiff.sections import Precision
 from siamdiff.training.ema import Averages, Fragments, share
-from siamdiff.training.engine import adamw, check_norm, check_scale, guard_and_clip, set_learning_rate
+from siamdiff.training.engine import adamw, check_norm, check_scale, clip, set_learning_rate, total_norm
 from siamdiff.training.losses import LossWeights
 from siamdiff.training.snapshot import copied, save
 
@@ -130,7 +130,10 @@ class DeepSpeedEngine:
             return
         if not self.zero_stage:
             trainable = list(self._trained().values())
-            self.gradient_norm = guard_and_clip(trainable, self.gradient_limit, self.clip_norm)
+            total = total_norm(trainable)
+            self.gradient_norm = total.item()
+            check_norm(self.gradient_norm, self.gradient_limit)
+            clip(trainable, self.clip_norm, total)
         self.engine.step()
         if self.zero_stage:
             self.gradient_norm = float(self.engine.get_global_grad_norm())
@@ -144,7 +147,8 @@ class DeepSpeedEngine:
 
     def _check_norm(self) -> None:
         """Between DeepSpeed's norm over all workers and the first change of a weight."""
-        check_norm(float(self.engine.optimizer._global_grad_norm), self.gradient_limit)
+        self.gradient_norm = float(self.engine.optimizer._global_grad_norm)
+        check_norm(self.gradient_norm, self.gradient_limit)
 
     def set_learning_rate(self, lr: float) -> None:
         """See siamdiff.training.engine.Engine."""

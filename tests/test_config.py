@@ -97,6 +97,7 @@ def test_the_derived_run_depends_on_what_the_result_depends_on():
         ),
         (["--train.image_weight", "lineer"], ["train.image_weight = 'lineer': give linear, or a number"]),
         (["--train.precision", "fp16", "--train.zero_stage", "0"], ["fp16", "give --train.zero_stage 1"]),
+        (["--train.warmup_steps", "9", "--train.steps", "9"], ["warmup_steps is 9", "train.steps 9"]),
         (["--train.compile", "true", "--train.zero_stage", "3"], ["compile", "give --train.zero_stage 2"]),
         (["--train.channels_last", "true", "--train.zero_stage", "3"], ["channels_last", "zero_stage 2"]),
         (["--preset", "table5-11"], ["'table5-11'", "did you mean 'table5-1'?", "table6-0.5", "t2i-adapter"]),

@@ -174,6 +174,15 @@ class Train(Section):
         return constant
 
     @model_validator(mode="after")
+    def _warm_up_ends(self) -> "Train":
+        if self.warmup_steps >= self.steps:
+            raise ValueError(
+                f"train.warmup_steps is {self.warmup_steps} and train.steps {self.steps}: the learning rate "
+                "would never be reached; give fewer than train.steps"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _image_branch_is_there(self) -> "Train":
         if not self.image_branch and (self.online_augmentation or self.consistency_weight):
             raise ValueError(

@@ -31,8 +31,8 @@ class Engine(Protocol):
     """A model with its optimizer. One `step` per `forward`/`backward` pair; it acts once the batch is whole."""
 
     is_partitioned: bool  # weights are spread over the workers: a forward pass needs every worker
-    # L2 norm of the last step's mean gradient over the whole batch, before clipping, the same on every worker;
-    # nan before the first step, inf after one that fp16's loss scaling skipped
+    # L2 norm of the last step's mean gradient over the whole batch, before clipping, the same on every worker, also
+    # where `step` refused it; nan before the first step, inf after one that fp16's loss scaling skipped
     gradient_norm: float
 
     def forward(
@@ -180,12 +180,14 @@ class TorchEngine:
         self._passes += 1
         if self._passes % self.accumulation == 0:
             self.scaler.unscale_(self.optimizer)
-            self.gradient_norm = guard_and_clip(
-                list(self._trained().values()),
-                self.gradient_limit,
-                self.clip_norm,
-                scaled=self.precision == "fp16",
-            )
+            trainable = list(self._trained().values())
+            total = total_norm(trainable)
+            self.gradient_norm = total.item()
+            if self.precision == "fp16" and not math.isfinite(self.gradient_norm):
+                self.gradient_norm = math.inf  # the scaler skips the step
+            else:
+                check_norm(self.gradient_norm, self.gradient_limit)
+                clip(trainable, self.clip_norm, total)
             self.scaler.step(self.optimizer)
             self.scaler.update()
             self.optimizer.zero_grad(set_to_none=True)
@@ -259,27 +261,15 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr
 
 
-def guard_and_clip(
-    trainable: list[torch.nn.Parameter], limit: float, clip_norm: float | None, *, scaled: bool = False
-) -> float:
-    """The L2 norm of the whole gradient; then scales the gradient down to `clip_norm` where it is larger.
+def total_norm(trainable: list[torch.nn.Parameter]) -> torch.Tensor:
+    """The L2 norm of the whole gradient, ()."""
+    return torch.nn.utils.get_total_norm([p.grad for p in trainable if p.grad is not None])
 
-    Args:
-        trainable: parameters with their gradients, whose loss scale was taken out.
-        limit, clip_norm: train.gradient_limit and train.clip_norm.
-        scaled: whether there was a loss scale. A norm that is not finite is then left to it, and inf is returned.
 
-    Raises:
-        DivergedError: see `check_norm`; the gradient is as it was.
-    """
-    total = torch.nn.utils.get_total_norm([p.grad for p in trainable if p.grad is not None])
-    norm = total.item()
-    if scaled and not math.isfinite(norm):
-        return math.inf
-    check_norm(norm, limit)
+def clip(trainable: list[torch.nn.Parameter], clip_norm: float | None, total: torch.Tensor) -> None:
+    """Scales a gradient of the norm `total` down to `clip_norm` where it is larger."""
     if clip_norm is not None:
         torch.nn.utils.clip_grads_with_norm_(trainable, clip_norm, total)
-    return norm
 
 
 def check_norm(norm: float, limit: float) -> None:

@@ -245,10 +245,12 @@ def test_two_workers_go_on_bit_for_bit_from_what_was_written_while_they_trained(
 @pytest.mark.parametrize(("stage", "offload"), STAGES)
 def test_a_wrong_gradient_of_one_worker_stops_both_before_anything_changes(outcome, stage, offload):
     for part in found(outcome, stage, offload):
-        for (message, before, after, nothing_drawn), expected in zip(
+        for (message, norm, before, after, nothing_drawn), expected in zip(
             part["diverged"], ["not finite", "not finite", "above train.gradient_limit 0.001"], strict=True
         ):
             assert expected in message
+            assert not norm <= 1e-3
+            assert after["moments"]
             torch.testing.assert_close(after, before, rtol=0, atol=0)
             assert nothing_drawn
 

@@ -65,7 +65,8 @@ def save_small_runs(rank: int, folder: str) -> None:
 
 
 def diverged(rank: int, engine: Any, weight: float, limit: float) -> Any:
-    """The message, and the state before and after a step whose gradient is wrong on rank 1 alone."""
+    """The message, the norm, the state before and after a step whose gradient is wrong on rank 1 alone, and whether
+    nothing was drawn at random."""
     before, engine.gradient_limit = state(engine), limit
     drawn = torch.get_rng_state()
     message = ""
@@ -76,4 +77,5 @@ def diverged(rank: int, engine: Any, weight: float, limit: float) -> Any:
             engine.step()
     except DivergedError as error:
         message = str(error)
-    return message, before, state(engine), torch.equal(torch.get_rng_state(), drawn)
+    nothing_drawn = torch.equal(torch.get_rng_state(), drawn)
+    return message, engine.gradient_norm, before, state(engine), nothing_drawn

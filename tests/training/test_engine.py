@@ -160,6 +160,7 @@ def test_a_gradient_that_is_not_finite_or_too_large_stops_the_run_before_the_ste
         trained.step()
     torch.testing.assert_close(state(trained), before, rtol=0, atol=0)
     torch.testing.assert_close(trained.full_weights(averaged=True), averages, rtol=0, atol=0)
+    assert not trained.gradient_norm <= 1e3  # the norm that was refused
 
 
 def test_fp16_that_overflows_at_every_scale_has_diverged() -> None:
