@@ -20,7 +20,7 @@ from tests.sets import small_config, write_phantoms
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(900)]
 
-STEPS = 400
+STEPS = 200
 
 
 def configure(root: str, run: str, **fields: object) -> Config:

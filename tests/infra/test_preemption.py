@@ -137,15 +137,15 @@ def test_ray_job_stop_leaves_a_checkpoint_where_the_cluster_waits_long_enough(
 
 
 def test_a_worker_that_hangs_is_named_ended_and_started_again(root: str, tmp_path: Path) -> None:
-    config = configure(root, "stuck", stall_minutes=0.5, steps=60, checkpoint_steps=4)
+    config = configure(root, "stuck", stall_minutes=1.5, steps=60, checkpoint_steps=4)
     log = tmp_path / "log"
     process = jobs.start("train", "--config", jobs.config_file(config, tmp_path), log=log)
     jobs.wait_for(lambda: 4 in steps_of(config), process)
     victim = jobs.descendants(process, "ray::RayTrainWorker")[1]
     os.kill(victim.pid, signal.SIGSTOP)
-    jobs.wait_for(lambda: f"(process {victim.pid} on" in log.read_text(), process, 120)
+    jobs.wait_for(lambda: f"(process {victim.pid} on" in log.read_text(), process)
     assert process.wait(timeout=600) == 0, log.read_text()[-3000:]
-    assert "finished nothing for 3" in log.read_text()
+    assert "train.stall_minutes is 1.5; its last step is" in log.read_text()
     assert log.read_text().count("ending it") == 1
     assert losses(config)[-1] > 0
     assert len(losses(config)) == 60
