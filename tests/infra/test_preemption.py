@@ -100,7 +100,7 @@ def test_a_notice_of_preemption_makes_a_checkpoint_at_once_and_the_run_goes_on_u
 def test_a_run_goes_on_with_the_node_that_is_left_and_with_both_when_it_returns(
     root: str, joined: Cluster, tmp_path: Path
 ) -> None:
-    steps = 400
+    steps = 240
     joined.add()
     lost = joined.add()
     config = configure(root, "elastic", min_workers=1, steps=steps, checkpoint_steps=20)
