@@ -43,8 +43,11 @@ large: setup ## Stable Diffusion 1.5's true size on the CPU (20 GB of memory, 40
 golden: setup ## hold the model to the reference numbers in SIAMDIFF_GOLDEN (default ../shared/golden)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m golden $(ARGS)
 
-bench: setup ## what the project claims about speed
-	$(BIN)/python benchmarks/flops.py
+# One after the other, each with as many threads as its own options say; a few minutes each on 2 cores.
+BENCHMARKS := flops training_step ray_overhead data_wait checkpoint_step
+
+bench: setup ## what the project claims about speed (docs/performance.md); 15 minutes on 2 cores
+	for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python benchmarks/$$name.py; done
 
 lint: setup ## style
 	$(BIN)/ruff check .

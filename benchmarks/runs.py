@@ -65,5 +65,5 @@ def rows(config: Config) -> list[dict[str, float]]:
 
 
 def step_seconds(config: Config, first: int) -> list[float]:
-    """Seconds of each step after the first `first` ones, from its line to the line before."""
-    return [config.train.batch_size / row["samples_per_second"] for row in rows(config)[first:]]
+    """Seconds of each step after the first `first` ones."""
+    return [row["step_seconds"] for row in rows(config)[first:]]

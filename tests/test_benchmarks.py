@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import data_wait, training_step
+from benchmarks import checkpoint_step, data_wait, training_step
 from benchmarks.common import Spread
 from benchmarks.phantoms import write_set
 from benchmarks.training_step import PHASES, Setting, Siamdiff, Straightforward
@@ -45,3 +45,13 @@ def test_waiting_for_data_is_measured_on_a_set_of_distinct_samples(tmp_path: Pat
 def test_a_spread_is_the_median_between_its_quartiles() -> None:
     assert Spread.of([4.0, 1.0, 2.0, 3.0, 100.0]) == Spread(3.0, 2.0, 4.0, 5)
     assert str(Spread.of([1.0])) == "1.000 (1.000 to 1.000)"
+
+
+def test_steps_overlap_with_a_checkpoint_from_its_copy_until_it_counts() -> None:
+    times = [None, None, None, 100.0, 100.0, 100.0, 200.0]  # two checkpoints: of step 2 and of step 5
+    rows = [
+        {"step_seconds": float(i)} | ({"checkpoint_time": time} if time else {})
+        for i, time in enumerate(times, 1)
+    ]
+    assert checkpoint_step.overlapping(rows[:5], 2)[0] == [3.0, 4.0]
+    assert checkpoint_step.overlapping(rows, 5) == [[6.0, 7.0]]
