@@ -28,13 +28,12 @@ def in_worker(uses_gpu: bool) -> None:
         os.environ["DS_ACCELERATOR"] = "cpu"
     _quiet()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
-    import torch
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
-    # fp32 means fp32: convolutions would else run in TF32 on newer GPUs
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cuda.matmul.allow_tf32 = False
+    from siamdiff.training.speed import forbid_tf32
+
+    forbid_tf32()
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
 

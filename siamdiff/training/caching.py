@@ -36,6 +36,7 @@ from siamdiff.data.shardset import ShardSet
 from siamdiff.errors import SiamdiffError
 from siamdiff.model.base import Base, encode_prompts
 from siamdiff.training.encoders import image_moments, signed_images
+from siamdiff.training.speed import forbid_tf32
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +93,7 @@ class PartMaker:
     """
 
     def __init__(self, base: Base, device: torch.device, shard_set: ShardSet, uri: str) -> None:
+        forbid_tf32()
         self.base, self.device, self.shard_set, self.uri = base, device, shard_set, uri
         networks: list[torch.nn.Module] = [base.vae, base.text_encoder]
         for network in networks:

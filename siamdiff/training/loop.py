@@ -31,7 +31,7 @@ from siamdiff.training.losses import LossWeights, weights_at
 from siamdiff.training.optimizer import learning_rate_at
 from siamdiff.training.previews import Previews
 from siamdiff.training.record import VALIDATION, Record
-from siamdiff.training.speed import compile_blocks, use_channels_last
+from siamdiff.training.speed import compile_blocks, forbid_tf32, use_channels_last
 from siamdiff.training.throughput import Throughput
 from siamdiff.training.validation import Validation
 
@@ -59,6 +59,7 @@ def train(config: Config, base_uri: str, lease: Lease, context: Context, make_en
             lease lost.
     """
     check_precision(config.train.precision, context.device)
+    forbid_tf32()
     torch.manual_seed(config.train.seed)
     with bases.open_base(config, base_uri) as folder:
         base = load_base(str(folder))

@@ -1,10 +1,16 @@
-"""What makes the networks faster without changing what they compute, up to the last bits."""
+"""What makes the networks faster without changing what they compute, up to the last bits; and what is not let be."""
 
 import torch
 from torch import nn
 
 # The parts of UNet, ControlNet and adapter that are worth a compilation of their own.
 COMPILED = ("down_blocks", "mid_block", "up_blocks", "controlnet_cond_embedding", "adapter")
+
+
+def forbid_tf32() -> None:
+    """Makes fp32 mean fp32 in this process: convolutions would else run in TF32 on newer GPUs."""
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def use_channels_last(*networks: nn.Module) -> None:
