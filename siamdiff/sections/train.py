@@ -142,7 +142,9 @@ class Train(Section):
     )
     preview_steps: int = Field(default=250, ge=1, description="steps between two previews")
     preview_samples: int = Field(
-        default=32, ge=0, description="samples for the previews' distance to the real set; 0: none"
+        default=32,
+        ge=0,
+        description="samples for the previews' distance to the real set, at least 2; 0: none",
     )
     grace_seconds: float = Field(
         default=60.0, gt=0, description="for the checkpoint after SIGTERM or a notice of preemption"

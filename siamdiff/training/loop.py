@@ -157,7 +157,7 @@ class _Trainer:
                 wish = self.context.agree(self._wish(), self.step)
                 is_last = self.step == train.steps
                 saves = is_last or wish > Wish.NOTHING or _due(self.step, train.checkpoint_steps)
-                looks = {} if wish == Wish.STOP else self._looks(is_last)  # a grace is short
+                looks = {} if wish == Wish.STOP else self._looks(is_last, window)  # a grace is short
                 if saves or looks or self.step % train.log_steps == 0:
                     self._line(window, looks, record)
                     window = _Window()
@@ -257,15 +257,16 @@ class _Trainer:
             t_tau=train.augment_timesteps,
         )
 
-    def _looks(self, is_last: bool) -> dict[str, float]:
-        """Validation loss and previews where they are due; figures for the line of metrics."""
-        train, figures = self.config.train, {}
+    def _looks(self, is_last: bool, window: _Window) -> dict[str, float]:
+        """Validation loss and previews where they are due; figures for the line of metrics. Their time is no step's."""
+        train, figures, started = self.config.train, {}, time.monotonic()
         if is_last or _due(self.step, train.validation_steps):
             loss = self.validation.loss(self.model)
             if loss is not None:
                 self.validated = figures[VALIDATION] = loss
         if is_last or _due(self.step, train.preview_steps):
             figures |= self.previews.draw(self.model, self.step)
+        window.started += time.monotonic() - started
         return figures
 
     def _line(self, window: _Window, looks: dict[str, float], record: Record | None) -> None:
