@@ -15,6 +15,7 @@ usable = import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info <
 PYTHON ?= $(shell for p in python3.11 python3.12 python3; do $$p -c '$(usable)' 2>/dev/null && echo $$p && break; done)
 
 BIN := .venv/bin
+UNMARKED := not soak and not large and not gpu
 READY := .venv/ready
 
 help: ## list the targets
@@ -32,7 +33,12 @@ demo: setup ## the whole road on phantoms: ingest, train, generate, evaluate (ab
 	$(BIN)/python jobs/experiment.py
 
 test: setup ## the tests (docs/testing.md); ARGS='-k NAME' passes through to pytest
+ifeq ($(ARGS),)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m '$(UNMARKED) and not cluster'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m '$(UNMARKED) and cluster'
+else
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
+endif
 
 soak: setup ## long fault tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m soak $(ARGS)

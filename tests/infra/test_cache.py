@@ -56,6 +56,7 @@ def cache_of(config: Config) -> str:
     return origin_of(load_base(config.model.base), shard_set.digest).uri(shard_set.uri)
 
 
+@pytest.mark.soak
 @pytest.mark.cluster
 def test_the_job_makes_what_one_process_makes_and_is_done_once(
     s3, base, in_one_process, tmp_path, caplog: pytest.LogCaptureFixture

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import subprocess
 from pathlib import Path
 
 import psutil
@@ -15,7 +16,8 @@ from siamdiff.training import bases, checkpoint
 from tests import jobs
 from tests.sets import small_config, write_phantoms
 
-STEPS = 48
+STEPS = 24
+LONG = 36  # enough to be at work still when a signal arrives
 
 
 def losses(config: Config) -> list[float]:
@@ -61,26 +63,10 @@ def one_process(root: str) -> Config:
 
 
 @pytest.mark.cluster
-def test_two_workers_stopped_by_sigterm_and_later_one_of_them_killed_train_as_one_process_does(
-    root, one_process, tmp_path: Path
-):
+def test_two_workers_one_of_them_killed_train_as_one_process_does(root, one_process, tmp_path: Path):
     config = configure(root, "killed")
-    command = ("train", "--config", jobs.config_file(config, tmp_path))
-    process = jobs.start(*command, log=tmp_path / "stopped")
+    process = jobs.start("train", "--config", jobs.config_file(config, tmp_path), log=tmp_path / "log")
     jobs.wait_for(lambda: 4 in checkpoint.complete_steps(config.run_uri()), process)
-    below = psutil.Process(process.pid).children(recursive=True)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=120) == 1
-    last_line = (tmp_path / "stopped").read_text().strip().splitlines()[-1]
-    stopped = checkpoint.complete_steps(config.run_uri())[-1]
-    assert f"stopped by SIGTERM after step {stopped}" in last_line
-    status = storage.read_json(f"{config.run_uri()}/status.json")
-    assert (status["phase"], status["done"], status["exit_code"]) == ("stopped", stopped, 1)
-    assert not storage.exists(f"{config.run_uri()}/lease.json")
-    assert psutil.wait_procs(below, timeout=30)[1] == []
-
-    process = jobs.start(*command, log=tmp_path / "log")
-    jobs.wait_for(lambda: checkpoint.complete_steps(config.run_uri())[-1] > stopped, process)
     victims = jobs.descendants(process, "ray::RayTrainWorker")
     assert len(victims) == 2
     victims[0].send_signal(signal.SIGKILL)
@@ -88,13 +74,59 @@ def test_two_workers_stopped_by_sigterm_and_later_one_of_them_killed_train_as_on
 
     log = (tmp_path / "log").read_text()
     assert "a worker was lost" in log
-    assert f"resuming after step {stopped}" in log
-    assert losses(config) == pytest.approx(losses(one_process), rel=1e-4)
-    assert consumed(config) == list(range(4 * STEPS))
+    assert "resuming after step" in log
+    is_as_undisturbed(config, one_process)
+
+
+def is_as_undisturbed(config: Config, undisturbed: Config) -> None:
+    steps = config.train.steps
+    assert losses(config) == pytest.approx(losses(undisturbed), rel=1e-4)
+    assert consumed(config) == list(range(4 * steps))
     status = storage.read_json(f"{config.run_uri()}/status.json")
-    assert (status["phase"], status["done"], status["left"], status["exit_code"]) == ("finished", STEPS, 0, 0)
+    assert (status["phase"], status["done"], status["left"], status["exit_code"]) == ("finished", steps, 0, 0)
     assert storage.exists(f"{config.run_uri()}/model/siamdiff.json")
     assert not storage.exists(f"{config.run_uri()}/lease.json")
+
+
+def is_stopped_by_sigterm(config: Config, process: subprocess.Popen[bytes], log: Path) -> None:
+    """After a checkpoint of the last step, with one line, and with no process left."""
+    jobs.wait_for(lambda: 4 in checkpoint.complete_steps(config.run_uri()), process)
+    below = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=120) == 1
+    stopped = checkpoint.complete_steps(config.run_uri())[-1]
+    assert f"stopped by SIGTERM after step {stopped}" in log.read_text().strip().splitlines()[-1]
+    status = storage.read_json(f"{config.run_uri()}/status.json")
+    assert (status["phase"], status["done"], status["exit_code"]) == ("stopped", stopped, 1)
+    assert not storage.exists(f"{config.run_uri()}/lease.json")
+    assert psutil.wait_procs(below, timeout=30)[1] == []
+
+
+def test_sigterm_leaves_a_checkpoint_from_which_the_same_command_goes_on(root, tmp_path: Path):
+    stopped, whole = (
+        configure(root, run, engine="torch", workers=1, steps=LONG) for run in ("signalled", "undisturbed")
+    )
+    file = jobs.config_file(stopped, tmp_path)
+    is_stopped_by_sigterm(
+        stopped, jobs.start("train", "--config", file, log=tmp_path / "log"), tmp_path / "log"
+    )
+    train(stopped, True)
+    train(whole, True)
+    is_as_undisturbed(stopped, whole)
+
+
+@pytest.mark.soak
+@pytest.mark.cluster
+def test_sigterm_leaves_a_checkpoint_of_two_workers(root, tmp_path: Path):
+    stopped = configure(root, "two-signalled", steps=LONG)
+    whole = configure(root, "two-undisturbed", engine="torch", workers=1, steps=LONG)
+    file = jobs.config_file(stopped, tmp_path)
+    is_stopped_by_sigterm(
+        stopped, jobs.start("train", "--config", file, log=tmp_path / "log"), tmp_path / "log"
+    )
+    train(stopped, True)
+    train(whole, True)
+    is_as_undisturbed(stopped, whole)
 
 
 def test_a_finished_run_says_so_and_does_nothing(one_process: Config, caplog: pytest.LogCaptureFixture):
@@ -107,7 +139,7 @@ def test_a_finished_run_says_so_and_does_nothing(one_process: Config, caplog: py
 
 def test_the_same_name_with_another_configuration_is_refused(root, one_process: Config):
     other = configure(root, "plain", engine="torch", workers=1, steps=STEPS + 1)
-    with pytest.raises(UserError, match=r"train\.steps was 48, is now 49"):
+    with pytest.raises(UserError, match=r"train\.steps was 24, is now 25"):
         train(other, True)
     status = storage.read_json(f"{one_process.run_uri()}/status.json")
     assert status["exit_code"] == 0
