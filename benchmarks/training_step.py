@@ -251,7 +251,7 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--divisor", type=int, default=2, help="of Stable Diffusion 1.5's widths [2]")
     options.add_argument("--resolution", type=int, default=128, help="side of the images, pixels [128]")
-    options.add_argument("--memory", type=float, default=10, help="that a step may take, GB [10]")
+    options.add_argument("--memory", type=float, default=6.5, help="that a step may take, GB [6.5]")
     options.add_argument("--batches", type=int, nargs="+", help="instead of 1 and the largest that fits")
     options.add_argument("--repeats", type=int, default=5, help="measured steps of each kind [5]")
     options.add_argument(

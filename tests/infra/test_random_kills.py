@@ -26,11 +26,11 @@ STEPS_PER_KILL = (
 log = logging.getLogger(__name__)
 
 
-def configure(root: str, run: str) -> Config:
+def configure(root: str, run: str, checkpoint_steps: int | None) -> Config:
     settings = {
         "run": run,
         "steps": STEPS_PER_KILL * KILLS,
-        "checkpoint_steps": 2,
+        "checkpoint_steps": checkpoint_steps,
         "engine": "deepspeed",
         "workers": 2,
         "log_steps": 5,
@@ -106,10 +106,10 @@ def test_random_kills_in_a_row_change_no_bit_of_the_weights(s3, tmp_path: Path):
     root = s3.new_root()
     write_phantoms(f"{root}/data")
     bases.prepare_base(small_config(root))
-    whole = configure(root, "whole")
+    whole = configure(root, "whole", None)
     train(whole, True)
 
-    config = configure(root, "killed")
+    config = configure(root, "killed", 2)
     file = jobs.config_file(config, tmp_path)
     dice = random.Random(20261122)
     hits: list[str] = []
