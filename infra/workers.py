@@ -78,6 +78,7 @@ def run(worker: Callable[[dict[str, Any]], str], config: Config, base_uri: str, 
             except StoppedError:
                 if not group.is_growing or stop.why:
                     raise
+                lost = 0  # it left a checkpoint
                 log.info("there is room for more workers: starting again with them")
 
 
@@ -128,13 +129,14 @@ class _Group:
 
     def _watch(self) -> None:
         """Once a second: passes on what is wanted, ends what is stuck or late."""
-        sights = self._look()
+        sights, train = self._look(), self.config.train
+        is_late = self.stop.seconds() > train.grace_seconds
+        if self.stop.why and (is_late or sights == []):
+            raise stopped(self.config, self.stop, is_late)
         if sights is None:
             return
-        train = self.config.train
-        is_late = self.stop.seconds() > train.grace_seconds
-        if self.stop.why and (is_late or not sights):
-            raise stopped(self.config, self.stop, is_late)
+        if len(sights) == train.workers:
+            self.tried.clear()
         patient = time.monotonic() - self.ended < supervisor.KILL_SECONDS  # Ray notices a death in seconds
         for sight in [] if patient else supervisor.stuck(sights, 60 * train.stall_minutes):
             pulse, self.ended = sight.pulse, time.monotonic()

@@ -161,6 +161,7 @@ class DeepSpeedEngine:
             tag="state",
             client_state={"trained": sorted(self._trained())},
             exclude_frozen_parameters=True,
+            save_latest=False,  # written beside the copies, on a disk that may be full; loading names the tag
         )
         write_state = self._files.taken()
         write_averages = self.averages.snapshot(folder) if self.averages else None

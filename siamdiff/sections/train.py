@@ -146,9 +146,7 @@ class Train(Section):
         ge=0,
         description="samples for the previews' distance to the real set, at least 2; 0: none",
     )
-    grace_seconds: float = Field(
-        default=60.0, gt=0, description="for the checkpoint after SIGTERM or a notice of preemption"
-    )
+    grace_seconds: float = Field(default=60.0, gt=0, description="for the checkpoint after SIGTERM or Ctrl-C")
     stall_minutes: float = Field(
         default=20.0, gt=0, description="without a step of a worker until it is taken for stuck and restarted"
     )

@@ -8,6 +8,7 @@ happens in threads while training goes on, and needs no word between the workers
 
 import hashlib
 import logging
+import math
 import re
 import shutil
 import tempfile
@@ -169,8 +170,10 @@ class Writer:
             SiamdiffError: the checkpoint before could not be written.
         """
         self.wait()
-        folder = Path(tempfile.mkdtemp(prefix="siamdiff-checkpoint-"))
-        write = snapshot(folder)
+        place = Path(tempfile.gettempdir())
+        with _explained(step, place):
+            folder = Path(tempfile.mkdtemp(prefix="siamdiff-checkpoint-"))
+            write = snapshot(folder)
         self._writing = self._pool.submit(self._write, step, folder, write, before, about)
 
     def check(self) -> None:
@@ -208,13 +211,15 @@ class Writer:
         started = time.monotonic()
         uri = storage.join(self.run_uri, "checkpoints", f"step-{step:08d}.{self.attempt}")
         try:
-            _write_files(write, step, folder)
+            with _explained(step, folder.parent):
+                write()
             files = _upload(uri, folder)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         storage.write_json(_part(uri, self.rank), {"files": files})
         if self.rank:
             return
+        self.lease.check()
         before()
         for rank in range(1, self.world_size):
             files |= self._awaited(_part(uri, rank))["files"]
@@ -242,7 +247,9 @@ class Writer:
         if not old:
             return
         losses = [(checkpoint.marker().get("validation"), checkpoint) for checkpoint in checkpoints]
-        known = [(loss, checkpoint) for loss, checkpoint in losses if loss is not None]
+        known = [
+            (loss, checkpoint) for loss, checkpoint in losses if loss is not None and math.isfinite(loss)
+        ]
         best = min(known)[1] if known else None
         for checkpoint in old:
             if checkpoint != best:
@@ -251,12 +258,13 @@ class Writer:
                 storage.delete_folder(checkpoint.uri)
 
 
-def _write_files(write: Callable[[], None], step: int, folder: Path) -> None:
+@contextmanager
+def _explained(step: int, place: Path) -> Iterator[None]:
     try:
-        write()
-    except (OSError, RuntimeError) as error:  # PyTorch tells a full disk as a RuntimeError
+        yield
+    except OSError as error:
         raise SiamdiffError(
-            f"the checkpoint of step {step} cannot be written to {folder.parent} "
+            f"the checkpoint of step {step} cannot be written to {place} "
             f"({str(error).splitlines()[0]}); free some space there or set TMPDIR to another folder"
         ) from error
 

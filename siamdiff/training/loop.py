@@ -1,6 +1,7 @@
 """The training loop, written once: the same in one process and on every worker of a cluster."""
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -103,7 +104,8 @@ class _Trainer:
         self.throughput = Throughput(config, base, context)
         self.spent = 0.0, 0.0  # seconds of earlier attempts, and the same summed over their workers
         self.exceeded = ""  # which budget is used up
-        self.validated: float | None = None  # the newest validation loss
+        self.validated: float | None = None  # the validation loss of this very step
+        self.best = math.inf  # the lowest so far
         self.step = self._resume()
         self.started = self.saved = time.monotonic()
 
@@ -134,7 +136,7 @@ class _Trainer:
         with checkpoint.fetched(newest[0], self.context) as (folder, marker):
             self.engine.load(folder, marker["world_size"])
         self.spent = marker.get("seconds", 0.0), marker.get("worker_seconds", 0.0)
-        self.validated = marker.get("validation")
+        self.best = marker.get("best", math.inf)
         if self.context.rank == 0:
             log.info("resuming after step %d", newest[0].step)
         return newest[0].step
@@ -153,11 +155,13 @@ class _Trainer:
             while self.step < train.steps:
                 self._train_step(batches, window)
                 self.step += 1
+                self.validated = None
                 self.writer.check()
                 wish = self.context.agree(self._wish(), self.step)
                 is_last = self.step == train.steps
-                saves = is_last or wish > Wish.NOTHING or _due(self.step, train.checkpoint_steps)
                 looks = {} if wish == Wish.STOP else self._looks(is_last, window)  # a grace is short
+                is_best = looks.get(VALIDATION, math.inf) < self.best
+                saves = is_last or is_best or wish > Wish.NOTHING or _due(self.step, train.checkpoint_steps)
                 if saves or looks or self.step % train.log_steps == 0:
                     self._line(window, looks, record)
                     window = _Window()
@@ -309,6 +313,10 @@ class _Trainer:
         started = time.monotonic()
         seconds, worker_seconds = self._spent()
         about = {"seconds": seconds, "worker_seconds": worker_seconds, "validation": self.validated}
+        if self.validated is not None:
+            self.best = min(self.best, self.validated)
+        if math.isfinite(self.best):
+            about["best"] = self.best
         before = record.snapshot(self.step) if record else _nothing
         self.writer.begin(self.step, self.engine.snapshot, before, about)
         self.saved = time.monotonic()

@@ -65,7 +65,8 @@ class Record:
                 f"{wrong[0]} is {terms[wrong[0]]} after step {step}; the last checkpoint is good: "
                 "lower train.learning_rate, or look at the samples that logs/keys names last"
             )
-        row = {"step": step, **terms, **figures}
+        known = {name: value for name, value in figures.items() if math.isfinite(value)}  # JSON has no others
+        row = {"step": step, **terms, **known}
         self.rows.append(row)
         for name, value in row.items():
             if name != "step":

@@ -1,5 +1,6 @@
 """Checkpoints in a real store: parts of several workers, what counts, what is kept, what is found out."""
 
+import errno
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -133,6 +134,17 @@ def test_what_fails_in_the_background_comes_out_in_one_line(run: str):
             writer.wait()
         save([writer], 3)
     assert checkpoint.complete_steps(run) == [1, 3]
+
+
+def test_a_disk_that_is_full_before_the_first_byte_is_told_in_the_same_line(run: str):
+    def no_room(_folder: Path) -> Callable[[], None]:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with (
+        writers(run, 1) as (writer,),
+        pytest.raises(SiamdiffError, match=r"step 2 cannot be written to .*No space left.*TMPDIR"),
+    ):
+        writer.begin(2, no_room, nothing, {})
 
 
 def test_it_does_not_count_once_another_job_holds_the_run(run: str):

@@ -229,6 +229,24 @@ def test_a_budget_that_is_used_up_stops_the_run_with_a_checkpoint(root: Path, wh
     assert losses(config) == losses(whole)
 
 
+def test_the_checkpoint_of_the_lowest_validation_loss_is_kept(root: Path):
+    config = small_config(
+        str(root),
+        train={
+            "run": "best",
+            "checkpoint_steps": None,
+            "validation_steps": 1,
+            "checkpoints_kept": 1,
+            "steps": 8,
+        },
+    )
+    run(config)
+    losses_by_step = {row["step"]: row["validation_loss"] for row in metrics(config)}
+    best = min(losses_by_step, key=losses_by_step.__getitem__)
+    assert set(checkpoint.complete_steps(config.run_uri())) == {best, 8}
+    assert checkpoint.find(config.run_uri(), best).marker()["validation"] == losses_by_step[best]
+
+
 def test_averaged_weights_become_the_model(root: Path, whole: Config):
     config = small_config(str(root), train={"run": "averaged", "ema_decay": 0.5})
     run(config)
