@@ -203,7 +203,7 @@ def finish_cache(uri: str, shard_set: ShardSet, origin: Origin) -> Manifest:
     """Declares a cache complete: writes cache.json.
 
     Raises:
-        SiamdiffError: a part is missing, or is not what was planned.
+        SiamdiffError: a part is missing, cut short, or not what was planned.
     """
     moments = read_markers(uri, MOMENTS, planned_moments(shard_set))
     texts = read_markers(uri, TEXTS, planned_texts(p for marker in moments for p in marker.prompts))
@@ -215,6 +215,13 @@ def finish_cache(uri: str, shard_set: ShardSet, origin: Origin) -> Manifest:
         moments=[_entry(Part, marker) for marker in moments],
         texts=[_entry(TextPart, marker) for marker in texts],
     )
+    there = storage.list_files(uri)
+    for name, part in files_of(manifest):
+        if there.get(name) != part.size:
+            raise SiamdiffError(
+                f"{storage.join(uri, name)} has {there.get(name, 0)} bytes, {part.size} were written: it is damaged; "
+                "delete it and run the same command again"
+            )
     if found := list(holes(manifest, shard_set)):
         raise SiamdiffError(f"{uri} has a hole: {found[0]}; delete {uri} and run the same command again")
     storage.write_json(storage.join(uri, MANIFEST), manifest.model_dump(mode="json"))

@@ -106,7 +106,7 @@ def _local_tar(set_uri: str, shard: ShardEntry) -> Path:
     """A local file with the shard's bytes, whose hash was checked by this process."""
     uri = tar_uri(set_uri, shard.name)
     known = _checked.get((uri, shard.sha256))
-    if known is None:
+    if known is None or not known.exists():  # the node's cache may be emptied at any time
         copy = f"shards/{shard.sha256}.tar"
         known = _checked[uri, shard.sha256] = checked_copy(uri, shard.sha256, copy, "make the set again")
     return known

@@ -178,6 +178,16 @@ def test_a_missing_part_is_refused_and_makes_the_cache_incomplete_for_its_maker(
     assert finished_parts(uri, MOMENTS) == planned_moments(shard_set).keys() - {OTHER}
 
 
+def test_a_part_that_was_cut_short_does_not_complete_a_cache(shard_set: ShardSet):
+    uri = write_cache(shard_set)
+    file = Path(file_uri(uri, MOMENTS, SHARD))
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(
+        SiamdiffError, match=r"train-000000\.npy has 100 bytes, \d+ were written.*; delete it and run"
+    ):
+        finish_cache(uri, shard_set, origin_of(shard_set))
+
+
 def test_of_two_attempts_whose_last_bits_differ_the_first_is_kept_and_marked(
     shard_set: ShardSet, tmp_path: Path
 ):

@@ -278,3 +278,24 @@ def test_damage_in_an_object_store_is_found(
         shard_set.read(shard_set.keys("val")[0])
     assert not list(tmp_path.rglob("*.tar")), "a damaged copy is not kept"
     assert main(["verify", uri]) == 1
+
+
+def test_samples_are_read_on_when_the_nodes_cache_is_emptied_and_a_lost_shard_is_named(
+    s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("SIAMDIFF_CACHE", str(tmp_path / "cache"))
+    uri = s3.new_root()
+    for shard, count in COUNTS.items():
+        write_shard(uri, shard, samples(shard, count))
+    finish(uri)
+    shard_set = ShardSet.open(uri)
+    key = shard_set.keys("val")[0]
+    before = shard_set.read(key)
+    for copy in (tmp_path / "cache" / "shards").glob("*.tar"):
+        copy.unlink()
+    assert np.array_equal(shard_set.read(key).image, before.image)
+    for copy in (tmp_path / "cache" / "shards").glob("*.tar"):
+        copy.unlink()
+    storage.delete(tar_uri(uri, "val-000000"))
+    with pytest.raises(SiamdiffError, match=r"val-000000\.tar is missing; make the set again"):
+        shard_set.read(key)

@@ -102,28 +102,17 @@ def is_stopped_by_sigterm(config: Config, process: subprocess.Popen[bytes], log:
     assert psutil.wait_procs(below, timeout=30)[1] == []
 
 
-def test_sigterm_leaves_a_checkpoint_from_which_the_same_command_goes_on(root, tmp_path: Path):
-    stopped, whole = (
-        configure(root, run, engine="torch", workers=1, steps=LONG) for run in ("signalled", "undisturbed")
-    )
-    file = jobs.config_file(stopped, tmp_path)
-    is_stopped_by_sigterm(
-        stopped, jobs.start("train", "--config", file, log=tmp_path / "log"), tmp_path / "log"
-    )
-    train(stopped, True)
-    train(whole, True)
-    is_as_undisturbed(stopped, whole)
-
-
-@pytest.mark.soak
-@pytest.mark.cluster
-def test_sigterm_leaves_a_checkpoint_of_two_workers(root, tmp_path: Path):
-    stopped = configure(root, "two-signalled", steps=LONG)
-    whole = configure(root, "two-undisturbed", engine="torch", workers=1, steps=LONG)
-    file = jobs.config_file(stopped, tmp_path)
-    is_stopped_by_sigterm(
-        stopped, jobs.start("train", "--config", file, log=tmp_path / "log"), tmp_path / "log"
-    )
+@pytest.mark.parametrize(
+    ("engine", "workers"),
+    [("torch", 1), pytest.param("deepspeed", 2, marks=[pytest.mark.soak, pytest.mark.cluster])],
+)
+def test_sigterm_leaves_a_checkpoint_from_which_the_same_command_goes_on(
+    root, tmp_path: Path, engine: str, workers: int
+):
+    stopped = configure(root, f"signalled-{workers}", engine=engine, workers=workers, steps=LONG)
+    whole = configure(root, f"undisturbed-{workers}", engine="torch", workers=1, steps=LONG)
+    file, log = jobs.config_file(stopped, tmp_path), tmp_path / "log"
+    is_stopped_by_sigterm(stopped, jobs.start("train", "--config", file, log=log), log)
     train(stopped, True)
     train(whole, True)
     is_as_undisturbed(stopped, whole)
