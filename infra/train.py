@@ -45,6 +45,8 @@ def train(config: Config, demo: bool) -> None:
         if storage.exists(storage.join(uri, "model", INFO)):
             log.info("run %s is finished already: %s", config.train.run, storage.join(uri, "model"))
             status.done = config.train.steps
+            if status.before != "finished":  # the job was lost between its last two writes
+                _name_latest(config)
             return
         _check_precision(config)
         status.write(phase="preparing")
@@ -60,8 +62,13 @@ def train(config: Config, demo: bool) -> None:
             cluster.connect()
             workers.run(_worker, config, base, held)
         status.done = config.train.steps
-        storage.write_json(storage.join(config.runs_uri(), LATEST), {"run": config.train.run})
+        _name_latest(config)
     log.info("trained %d steps: %s", config.train.steps, storage.join(uri, "model"))
+
+
+def _name_latest(config: Config) -> None:
+    """Tells the stages after training which run finished last."""
+    storage.write_json(storage.join(config.runs_uri(), LATEST), {"run": config.train.run})
 
 
 def _check_precision(config: Config) -> None:

@@ -185,13 +185,14 @@ class Config(BaseSettings):
     def pinned(self) -> dict[str, Any]:
         """What a run's result depends on, by field name: the same run ID with other values is refused.
 
-        Workers, reading, logging and checkpoint intervals are left out: they may change between two attempts.
+        Workers, reading, logging, checkpoint intervals and what only trades memory are left out: they may change between two attempts.
         """
         free = {
             "run", "workers", "min_workers", "micro_batch", "loader_workers", "cache", "log_steps",
             "checkpoint_minutes", "checkpoint_steps", "checkpoints_kept", "validation_steps", "validation_samples",
             "preview_steps", "preview_samples", "grace_seconds", "stall_minutes", "budget_hours", "budget_cost",
             "max_restarts", "gradient_limit", "offload_optimizer", "channels_last", "compile",
+            "activation_checkpointing",
         }  # fmt: skip
         fields = {"data.uri": self.data.uri}
         fields |= {f"model.{name}": value for name, value in self.model.model_dump(mode="json").items()}

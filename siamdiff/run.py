@@ -79,6 +79,7 @@ class Status:
     total: int = 0
     error: str | None = None
     exit_code: int | None = None
+    before: str = ""  # phase in which the command before this one ended, once `reporting` looked
 
     def write(self, **changes: Any) -> None:
         """Sets fields and writes the file with a fresh heartbeat."""
@@ -103,7 +104,7 @@ class Status:
         uri = storage.join(self.uri, "status.json")
         earlier = _read(uri)
         if earlier:
-            self.done = earlier["done"]
+            self.done, self.before = earlier["done"], earlier["phase"]
         try:
             yield self
         except BaseException as error:

@@ -126,6 +126,22 @@ def test_a_finished_run_says_so_and_does_nothing(one_process: Config, caplog: py
     assert storage.list_files(f"{one_process.run_uri()}/checkpoints") == before
 
 
+def test_a_job_lost_after_its_model_and_before_its_end_still_names_the_run_as_the_latest(one_process: Config):
+    latest = f"{one_process.runs_uri()}/latest.json"
+    state = storage.read_json(f"{one_process.run_uri()}/status.json")
+    storage.delete(latest)
+    storage.write_json(f"{one_process.run_uri()}/status.json", state | {"phase": "training"})
+    train(one_process, True)
+    assert storage.read_json(latest) == {"run": one_process.train.run}
+
+
+def test_a_finished_run_called_again_leaves_a_later_one_the_latest(one_process: Config):
+    latest = f"{one_process.runs_uri()}/latest.json"
+    storage.write_json(latest, {"run": "later"})
+    train(one_process, True)
+    assert storage.read_json(latest) == {"run": "later"}
+
+
 def test_the_same_name_with_another_configuration_is_refused(root, one_process: Config):
     other = configure(root, "plain", engine="torch", workers=1, steps=STEPS + 1)
     with pytest.raises(UserError, match=r"train\.steps was 24, is now 25"):

@@ -156,6 +156,15 @@ def test_channels_last_changes_no_loss(root: Path, whole: Config):
     assert losses(config) == pytest.approx(losses(whole), rel=1e-4)
 
 
+def test_activations_may_be_recomputed_from_any_step_on_and_change_no_loss(root: Path, whole: Config):
+    with pytest.raises(InterruptedRunError):
+        run(small_config(str(root), train={"run": "recomputed"}), FailingEngine)
+    config = small_config(str(root), train={"run": "recomputed", "activation_checkpointing": True})
+    run(config)
+    assert config.pinned() == whole.pinned()
+    assert losses(config) == pytest.approx(losses(whole), rel=1e-6)
+
+
 def test_an_incomplete_checkpoint_does_not_count(root: Path, whole: Config):
     config = small_config(str(root), train={"run": "incomplete"})
     with pytest.raises(InterruptedRunError):
