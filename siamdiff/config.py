@@ -185,7 +185,8 @@ class Config(BaseSettings):
     def pinned(self) -> dict[str, Any]:
         """What a run's result depends on, by field name: the same run ID with other values is refused.
 
-        Workers, reading, logging, checkpoint intervals and what only trades memory are left out: they may change between two attempts.
+        Workers, reading, logging, checkpoint intervals and what only trades memory are left out: they may change
+        between two attempts.
         """
         free = {
             "run", "workers", "min_workers", "micro_batch", "loader_workers", "cache", "log_steps",
