@@ -19,12 +19,13 @@ from infra import cluster
 from infra.stage import DATA, PLAN, StageStatus, reported
 from siamdiff import storage
 from siamdiff.config import Config, digest
-from siamdiff.data.manifest import MANIFEST, Manifest, finish_set, read_manifest, read_markers
+from siamdiff.data.manifest import MANIFEST, Manifest, finish_set, iter_markers, read_manifest
 from siamdiff.data.pairing import Pair, Rejected, Source, scan
 from siamdiff.data.raw import RECIPE, Plan, Planned, Record, encode, examine, make_plan, too_little
 from siamdiff.data.sample import Foreign
 from siamdiff.data.shards import FOLDER, finished_shards, write_shard
 from siamdiff.errors import SiamdiffError, UserError
+from siamdiff.run import lease
 from siamdiff.sections import Data
 
 SOURCE = "source.json"  # beside a set: what the store told of the source's files when they were examined
@@ -93,24 +94,38 @@ def ingest_source(
     _report(plan, rejected, private)
     if refusal:
         raise refusal
-    if not done:
-        _write_shards(data, source.folder, plan, status, origin)
-    manifest = done or finish_set(
-        data.uri,
-        plan.shards,
-        kind="synthetic" if origin else "real",
-        resolution=data.resolution,
-        demo=demo,
-        license=data.license,
-        permitted_use=data.permitted_use,
-        made_from=inputs,
-    )
+    manifest = done or _make_set(data, source, plan, inputs, demo, status, origin)
     storage.write_json(storage.join(private, SOURCE), {"versions_sha256": digest(source.versions)})
     status.done = status.total = len(manifest.shards)
     split = ", ".join(f"{name} {count}" for name, count in manifest.splits.items())
     log.info(
         "done: %s holds %d samples (%s) in %d shards", data.uri, manifest.count, split, len(manifest.shards)
     )
+
+
+def _make_set(
+    data: Data,
+    source: Source,
+    plan: Plan,
+    inputs: dict[str, Any],
+    demo: bool,
+    status: StageStatus,
+    origin: Foreign | None,
+) -> Manifest:
+    """Writes the shards that are not there, and declares the set complete; one job at a time."""
+    assert data.uri, "the configuration is resolved"
+    with lease(data.uri):
+        _write_shards(data, source.folder, plan, status, origin)
+        return finish_set(
+            data.uri,
+            plan.shards,
+            kind="synthetic" if origin else "real",
+            resolution=data.resolution,
+            demo=demo,
+            license=data.license,
+            permitted_use=data.permitted_use,
+            made_from=inputs,
+        )
 
 
 def describe_inputs(data: Data, source: Source, origin: Foreign | None = None) -> dict[str, Any]:
@@ -337,7 +352,7 @@ def _refuse_other(set_uri: str, inputs: dict[str, Any], plan: Plan, done: Manife
         _same_inputs(set_uri, storage.read_json(uri), inputs)
     planned = {f"{name}.{kind}" for name in plan.shards for kind in ("tar", "json")}
     strange = sorted(set(storage.list_files(storage.join(set_uri, FOLDER))) - planned)
-    for marker in read_markers(set_uri, finished_shards(set_uri) & plan.shards.keys()):
+    for marker in iter_markers(set_uri, finished_shards(set_uri) & plan.shards.keys()):
         if [row.key for row in marker.samples] != [sample.key for sample in plan.shards[marker.name]]:
             strange.append(f"{marker.name}.tar")
     if done:

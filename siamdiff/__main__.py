@@ -6,7 +6,7 @@ from pathlib import Path
 
 from siamdiff import storage
 from siamdiff.data.latents import verify_caches
-from siamdiff.data.shardset import ShardSet, verify
+from siamdiff.data.shardset import ShardSet
 from siamdiff.errors import SiamdiffError, UserError
 
 
@@ -15,6 +15,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="siamdiff", description="Small tools that need no cluster.")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_verify(commands)
+    _add_gc(commands)
     _add_status(commands)
     _add_convert(commands)
     _add_doctor(commands)
@@ -32,25 +33,79 @@ def main(argv: list[str] | None = None) -> int:
 
 def _add_verify(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     text = (
-        "Re-reads a shard set: hashes, counts, members, images and binary masks, and the caches beside it. Exit code "
-        "0: whole; 1: damaged, with one problem a line on stderr; 2: not a complete set."
+        "Re-reads a shard set: hashes, counts, members, images and binary masks, a synthetic set's plan and the masks "
+        "that it was made for, and the caches beside it. Exit code 0: whole; 1: damaged, with one problem a line on "
+        "stderr; 2: not a complete set."
     )
     parser = commands.add_parser("verify", help="re-read a shard set, byte by byte", description=text)
     parser.add_argument("uri", metavar="URI", help="folder of the set: /data/polyps or s3://bucket/polyps")
+    parser.add_argument(
+        "--repair",
+        action="store_true",
+        help="drop what is damaged: the command that made the set then makes just that again, as a new revision",
+    )
     parser.set_defaults(run=_verify)
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    problems = verify(arguments.uri)
+    from siamdiff.sampling.audit import verify_set
+
+    if arguments.repair:
+        return _repair(arguments.uri)
+    problems, why = verify_set(arguments.uri)
     if not problems:  # of a damaged set no cache is of use
         problems = verify_caches(arguments.uri)
     if problems:
         for problem in problems:
             print(problem, file=sys.stderr)
-        print(f"error: {arguments.uri} is damaged: {len(problems)} problems, listed above", file=sys.stderr)
+        print(
+            f"error: {arguments.uri} is damaged: {len(problems)} problems, listed above; verify --repair, then the "
+            "command that made it, make it whole again",
+            file=sys.stderr,
+        )
         return SiamdiffError.exit_code
+    if why:
+        print(f"warning: not compared with plan and masks: {why}", file=sys.stderr)
     manifest = ShardSet.open(arguments.uri).manifest
-    print(f"whole: {manifest.count} samples in {len(manifest.shards)} shards")
+    print(f"whole: {manifest.count} samples in {len(manifest.shards)} shards, revision {manifest.revision}")
+    return 0
+
+
+def _repair(uri: str) -> int:
+    from siamdiff.data.repair import repair
+    from siamdiff.sampling.audit import audit_or_none
+
+    done = repair(uri, audit_or_none)
+    for problem in done.problems:
+        print(problem)
+    if not done.problems:
+        print("whole: nothing to repair")
+    else:
+        print(
+            f"{len(done.dropped)} shards are to be made again: run the command that made the set (jobs/generate.py, "
+            "jobs/ingest.py) with the same settings"
+        )
+    return 0
+
+
+def _add_gc(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    text = (
+        "Removes what no marker names in a shard set: tars of attempts that were lost before they marked them, and "
+        "files that were never finished. Samples of the set are not touched."
+    )
+    parser = commands.add_parser("gc", help="remove what lost attempts left in a set", description=text)
+    parser.add_argument("uri", metavar="URI", help="folder of the set")
+    parser.add_argument("--dry-run", action="store_true", help="only list it")
+    parser.set_defaults(run=_gc)
+
+
+def _gc(arguments: argparse.Namespace) -> int:
+    from siamdiff.data.repair import collect
+
+    names = collect(arguments.uri, dry_run=arguments.dry_run)
+    for name in names:
+        print(name)
+    print(f"{len(names)} files {'would be ' if arguments.dry_run else ''}removed")
     return 0
 
 

@@ -251,6 +251,16 @@ def _partial_file(target: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+@_store_call
+def sweep_partials(uri: str, *, dry_run: bool = False) -> list[str]:
+    """Removes what killed writers left unfinished below a local folder where nobody writes; returns their names."""
+    folder = local_path(uri)
+    left = sorted(folder.rglob(f"{_PARTIAL}*")) if folder else []
+    for path in [] if dry_run else left:
+        path.unlink(missing_ok=True)
+    return [path.relative_to(normalize(uri)).as_posix() for path in left]
+
+
 def _sync(path: Path) -> None:
     """Bytes reach the disk before the name does, so that a power cut leaves no empty object under a real name."""
     with open(path, "rb+") as file:

@@ -1,9 +1,15 @@
-"""`dataset.json` and `index.parquet`: what makes finished shards one complete set."""
+"""`dataset.json` and `index.parquet`: what makes finished shards one complete set.
 
+A set that is made whole again after damage gets a new revision of `dataset.json`; the earlier ones stay under
+`revisions/`, so that what was once trained on can be named.
+"""
+
+import contextlib
 import hashlib
 import io
+import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
@@ -12,14 +18,16 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from siamdiff import storage
-from siamdiff.data.shards import IndexRow, Marker, read_marker
+from siamdiff.data.shards import Marker, read_marker
 from siamdiff.errors import SiamdiffError, UserError
 
 SCHEMA = 1
 MANIFEST = "dataset.json"
 INDEX = "index.parquet"
+REVISIONS = "revisions"
 _READ_THREADS = 16
-_REPAIR = f"delete the set's {MANIFEST} and run the command that made it again"
+_READ_AHEAD = 256  # markers: one of 64 samples is 30 kB
+_REPAIR = "python -m siamdiff verify --repair, then the command that made it, make it whole again"
 
 INDEX_SCHEMA = pa.schema(
     [
@@ -73,6 +81,8 @@ class Manifest(BaseModel):
     shards: list[ShardEntry]
     index_sha256: str
     made_from: dict[str, Any]
+    revision: int = 1  # how often the set was declared complete with other content
+    previous: str | None = None  # digest of the revision before
 
 
 def set_digest(shards: Iterable[ShardEntry]) -> str:
@@ -107,16 +117,14 @@ def finish_set(
     Raises:
         SiamdiffError: a shard without marker, or a key in two shards.
     """
-    markers = read_markers(set_uri, names)
-    rows = [row for marker in markers for row in marker.samples]
-    repeated = [key for key, count in Counter(row.key for row in rows).items() if count > 1]
+    shards, table = _gathered(set_uri, names)
+    repeated = [key for key, count in Counter(table["key"].to_pylist()).items() if count > 1]
     if repeated:
         raise SiamdiffError(
             f"{set_uri}: key {repeated[0]} lies in two shards ({len(repeated)} such keys); "
             "delete the set and make it again"
         )
-    index = index_bytes(rows)
-    shards = [ShardEntry(name=m.name, count=m.count, size=m.size, sha256=m.sha256) for m in markers]
+    index = _index_bytes(table)
     manifest = Manifest(
         schema_version=SCHEMA,
         kind=kind,
@@ -125,20 +133,77 @@ def finish_set(
         demo=demo,
         license=license,
         permitted_use=permitted_use,
-        count=len(rows),
+        count=len(table),
         size=sum(shard.size for shard in shards),
-        splits=dict(sorted(Counter(row.split for row in rows).items())),
+        splits=dict(sorted(Counter(table["split"].to_pylist()).items())),
         shards=shards,
         index_sha256=hashlib.sha256(index).hexdigest(),
         made_from=made_from,
     )
+    return _publish(set_uri, manifest, index)
+
+
+def _publish(set_uri: str, manifest: Manifest, index: bytes) -> Manifest:
+    """Writes a set's index and manifest, as the next revision unless just these are there."""
+    uri = storage.join(set_uri, MANIFEST)
+    if storage.exists(uri):
+        with contextlib.suppress(SiamdiffError, UserError):  # damaged, or of another schema
+            there = read_manifest(set_uri)
+            manifest = manifest.model_copy(update={"revision": there.revision, "previous": there.previous})
+            if manifest == there:
+                storage.write_bytes(storage.join(set_uri, INDEX), index)  # it may be what was damaged
+                return there
+        withdraw(set_uri)
+    earlier = _revisions(set_uri)
+    manifest = manifest.model_copy(
+        update={"revision": len(earlier) + 1, "previous": _digest_in(earlier[-1]) if earlier else None}
+    )
     storage.write_bytes(storage.join(set_uri, INDEX), index)
-    storage.write_json(storage.join(set_uri, MANIFEST), manifest.model_dump(mode="json"))
+    storage.write_json(uri, manifest.model_dump(mode="json"))
     return manifest
 
 
-def read_markers(set_uri: str, names: Iterable[str]) -> list[Marker]:
-    """The markers of some shards, sorted by name.
+def withdraw(set_uri: str) -> None:
+    """Makes a set incomplete: its dataset.json becomes the last of `revisions/`; no reader opens the set any more."""
+    uri = storage.join(set_uri, MANIFEST)
+    try:
+        content = storage.read_bytes(uri)
+    except FileNotFoundError:
+        return
+    earlier = _revisions(set_uri)
+    if not earlier or storage.read_bytes(earlier[-1]) != content:  # else it was lost right here before
+        storage.write_bytes(storage.join(set_uri, REVISIONS, f"{len(earlier) + 1:06d}.json"), content)
+    storage.delete(uri)
+
+
+def _revisions(set_uri: str) -> list[str]:
+    """URIs of the earlier manifests of a set, oldest first."""
+    folder = storage.join(set_uri, REVISIONS)
+    return [storage.join(folder, name) for name in storage.list_files(folder)]
+
+
+def _digest_in(uri: str) -> str | None:
+    """The set's digest in a manifest, which may be damaged."""
+    try:
+        return json.loads(storage.read_bytes(uri)).get("digest")
+    except (ValueError, AttributeError):
+        return None
+
+
+def _gathered(set_uri: str, names: Iterable[str]) -> tuple[list[ShardEntry], pa.Table]:
+    """Entries of some shards, sorted by name, and their rows, sorted by key; marker by marker, for sets of millions."""
+    entries, tables = [], [INDEX_SCHEMA.empty_table()]
+    for marker in iter_markers(set_uri, names):
+        entries.append(
+            ShardEntry(name=marker.name, count=marker.count, size=marker.size, sha256=marker.sha256)
+        )
+        rows = [row.model_dump() for row in marker.samples]
+        tables.append(pa.Table.from_pylist(rows, schema=INDEX_SCHEMA))
+    return entries, pa.concat_tables(tables).sort_by("key").combine_chunks()
+
+
+def iter_markers(set_uri: str, names: Iterable[str]) -> Iterator[Marker]:
+    """The markers of some shards in the order of their names, read ahead by a few threads.
 
     Raises:
         SiamdiffError: one is missing or damaged.
@@ -152,15 +217,16 @@ def read_markers(set_uri: str, names: Iterable[str]) -> list[Marker]:
                 f"{set_uri}: shard {name} has no marker; run the same command again"
             ) from error
 
+    ordered = sorted(names)
     with ThreadPoolExecutor(_READ_THREADS) as pool:
-        return list(pool.map(read, sorted(names)))
+        for start in range(0, len(ordered), _READ_AHEAD):
+            yield from pool.map(read, ordered[start : start + _READ_AHEAD])
 
 
-def index_bytes(rows: list[IndexRow]) -> bytes:
-    """index.parquet of some rows, sorted by key."""
-    ordered = sorted((row.model_dump() for row in rows), key=lambda row: row["key"])
+def _index_bytes(table: pa.Table) -> bytes:
+    """index.parquet of some rows."""
     buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(ordered, schema=INDEX_SCHEMA), buffer, compression="zstd")
+    pq.write_table(table, buffer, compression="zstd")
     return buffer.getvalue()
 
 

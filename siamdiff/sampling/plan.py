@@ -87,13 +87,25 @@ class Plan(BaseModel):
         """Number of shards for this many chosen masks."""
         return self.settings.folds * -(-masks // self.settings.shard_size)
 
+    def name(self, masks: int, number: int) -> str:
+        """The name of shard `number`, for this many chosen masks: fold by fold, "fold0-000000" first."""
+        per_fold = -(-masks // self.settings.shard_size)
+        return f"fold{number // per_fold}-{number % per_fold:06d}"
+
+    def shard(self, keys: Sequence[str], number: int) -> ShardPlan:
+        """Shard `number` in [0, shard_count) for the chosen mask keys: fold by fold, `shard_size` masks each."""
+        size, settings = self.settings.shard_size, self.settings
+        fold, place = divmod(number, -(-len(keys) // size))
+        return ShardPlan(
+            name=self.name(len(keys), number),
+            fold=fold,
+            mask_kind=settings.fold_masks[fold % len(settings.fold_masks)],
+            mask_keys=tuple(keys[place * size : (place + 1) * size]),
+        )
+
     def shards(self, keys: Sequence[str]) -> Iterator[ShardPlan]:
-        """The shards for the chosen mask keys, one after the other: fold by fold, `shard_size` masks each."""
-        size = self.settings.shard_size
-        for fold in range(self.settings.folds):
-            kind = self.settings.fold_masks[fold % len(self.settings.fold_masks)]
-            for number, start in enumerate(range(0, len(keys), size)):
-                yield ShardPlan(f"fold{fold}-{number:06d}", fold, kind, tuple(keys[start : start + size]))
+        """The shards for the chosen mask keys, one after the other."""
+        return (self.shard(keys, number) for number in range(self.shard_count(len(keys))))
 
     def differences(self, other: dict[str, Any]) -> list[str]:
         """What another plan, read from a file, has that this one has not: "steps was 50, is now 20", by name."""

@@ -195,6 +195,10 @@ def test_every_damage_is_found(whole: str, damage, capsys: pytest.CaptureFixture
     assert problems and all("\n" not in problem for problem in problems)
     assert main(["verify", whole]) == 1
     assert capsys.readouterr().err.splitlines()[:-1] == problems
+    assert main(["verify", whole, "--repair"]) == 0
+    assert not storage.exists(storage.join(whole, "dataset.json")), (
+        "no reader opens it until it is made whole"
+    )
 
 
 def rewrite(uri: str, replace: dict[str, bytes]) -> None:
@@ -238,7 +242,7 @@ def test_real_samples_do_not_make_a_synthetic_set(tmp_path: Path) -> None:
 
 def test_verify_says_whole(whole: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", whole]) == 0
-    assert capsys.readouterr().out == "whole: 9 samples in 3 shards\n"
+    assert capsys.readouterr().out == "whole: 9 samples in 3 shards, revision 1\n"
 
 
 def test_verify_of_an_incomplete_set_is_the_users_mistake(

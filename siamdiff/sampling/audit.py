@@ -1,0 +1,114 @@
+"""Whether a synthetic set is what its plan says: every sample once, none foreign, every mask its parent's transform."""
+
+import logging
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from pydantic import ValidationError
+
+from siamdiff import storage
+from siamdiff.data.manifest import Manifest, read_manifest
+from siamdiff.data.sample import Sample, Synthetic
+from siamdiff.data.shardset import ShardSet
+from siamdiff.data.transforms import apply
+from siamdiff.data.verify import problems_of
+from siamdiff.errors import SiamdiffError, UserError
+from siamdiff.sampling.plan import Plan, sample_seed
+
+log = logging.getLogger(__name__)
+
+
+class Audit:
+    """Compares the samples of shards with a plan and the masks that it was made for.
+
+    Args:
+        plan: of the synthetic set.
+        masks: the mask set, whose digest is the plan's.
+    """
+
+    def __init__(self, plan: Plan, masks: ShardSet) -> None:
+        self.plan, self.masks = plan, masks
+        self.keys = plan.choose(masks.keys(plan.settings.split))
+        count = plan.shard_count(len(self.keys))
+        self.numbers = {plan.name(len(self.keys), number): number for number in range(count)}
+
+    def __call__(self, shard: str, samples: Sequence[Sample]) -> Iterator[str]:
+        """What is wrong with a shard's samples, one line each."""
+        if shard not in self.numbers:
+            yield f"shard {shard} is not of the plan"
+            return
+        planned = self.plan.shard(self.keys, self.numbers[shard])
+        due = set(planned.mask_keys)
+        for sample in samples:
+            where = f"shard {shard}, sample {sample.meta.key}"
+            origin = sample.meta.synthetic
+            if not isinstance(origin, Synthetic) or origin.fold != planned.fold or origin.parent not in due:
+                yield f"{where}: not planned here, or there twice"
+                continue
+            due.remove(origin.parent)
+            if origin.model_digest != self.plan.model:
+                yield f"{where}: drawn by model {origin.model_digest[:16]}, planned is {self.plan.model[:16]}"
+            if origin.seed != sample_seed(self.plan.settings.seed, origin.fold, origin.parent):
+                yield f"{where}: its seed is not the plan's"
+            if not np.array_equal(sample.mask, self._mask(origin)):
+                yield f"{where}: its mask is not that of {origin.parent} under its transform"
+        if due:
+            yield f"shard {shard} lacks {len(due)} planned samples, the one of mask {min(due)} first"
+
+    def missing(self, manifest: Manifest) -> Iterator[str]:
+        """Planned shards that the set does not list."""
+        for name in sorted(self.numbers.keys() - {shard.name for shard in manifest.shards}):
+            yield f"shard {name} is planned: dataset.json does not list it"
+
+    def _mask(self, origin: Synthetic) -> np.ndarray:
+        return apply(self.masks.read(origin.parent).mask, origin.transform)
+
+
+def audit_of(manifest: Manifest) -> Audit | None:
+    """What judges the samples of a set; None for a set without a plan: a real one, or another method's.
+
+    Raises:
+        SiamdiffError: the masks that it was made for cannot be had, or its plan is of another version.
+    """
+    made_from = manifest.made_from
+    if "plan" not in made_from:
+        return None
+    fields = {name: value for name, value in made_from["plan"].items() if name != "digest"}
+    try:
+        plan = Plan.model_validate(fields)
+    except ValidationError as error:
+        raise SiamdiffError("its plan is of another version of siamdiff") from error
+    return Audit(plan, ShardSet.open(made_from["masks"]["uri"], plan.masks))
+
+
+def audit_or_none(manifest: Manifest) -> Audit | None:
+    """As `audit_of`; None too where plan and masks cannot be had, which a log line tells."""
+    try:
+        return audit_of(manifest)
+    except SiamdiffError as error:
+        log.warning("not compared with plan and masks: %s", error)
+        return None
+
+
+def verify_set(uri: str) -> tuple[list[str], str]:
+    """As `siamdiff.data.verify.verify`, and compared with plan and masks where there are any and they can be had.
+
+    Returns the problems, one line each, and why plan and masks were not looked at ("" if they were, or there are none).
+
+    Raises:
+        UserError: not a complete set (no dataset.json), or of an unknown schema.
+    """
+    uri = storage.normalize(uri)
+    try:
+        manifest = read_manifest(uri)
+    except UserError:
+        raise
+    except SiamdiffError as error:
+        return [str(error)], ""
+    judge, why = None, ""
+    try:
+        judge = audit_of(manifest)
+    except SiamdiffError as error:
+        why = str(error)
+    problems = [problem.text for problem in problems_of(uri, manifest, judge)]
+    return problems + (list(judge.missing(manifest)) if judge else []), why
