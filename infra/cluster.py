@@ -28,6 +28,7 @@ for _name, _value in DEFAULTS.items():
 log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 4  # at one row of Ray Data, each but the last ended by the death of its process
+CLOSED = 0  # instead of the number of an attempt: no row is begun any more
 
 
 class Attempts:
@@ -39,11 +40,18 @@ class Attempts:
 
     def __init__(self) -> None:
         self._begun: Counter[str] = Counter()
+        self._is_closed = False
 
     def begin(self, row: str) -> int:
-        """Counts one more attempt; returns their number."""
+        """Counts one more attempt; returns their number, or CLOSED."""
+        if self._is_closed:
+            return CLOSED
         self._begun[row] += 1
         return self._begun[row]
+
+    def close(self) -> None:
+        """From now on no row is begun; those at work are finished."""
+        self._is_closed = True
 
     @classmethod
     def start(cls) -> Any:

@@ -9,7 +9,7 @@ from infra import cluster, logs, signals
 from siamdiff import storage
 from siamdiff.commandline import load
 from siamdiff.config import Config
-from siamdiff.errors import SiamdiffError
+from siamdiff.errors import AlreadyRunningError, SiamdiffError
 from siamdiff.sections import PHANTOM
 
 DEMO = Path(__file__).resolve().parents[1] / "jobs" / "configs" / "demo.yaml"
@@ -35,8 +35,8 @@ def run(
     The stage gets the configuration and whether this is the demo (no --config, phantom data), which its outputs say.
     `costly` names what --dry-run reckons, of "train" and "generate".
 
-    Exit codes: 0 done (also: nothing to do), 2 the user's mistake, 1 everything else. The last line on stderr is the
-    message; a traceback is shown only for a fault of our own.
+    Exit codes: 0 done (also: nothing to do, another job does it), 2 the user's mistake, 1 everything else. The last
+    line on stderr is the message; a traceback is shown only for a fault of our own.
     """
     logs.in_job()
     signals.end_on_sigterm()
@@ -65,6 +65,8 @@ def run(
             log.info("root %s", config.root)
         storage.probe(config.root)
         stage(config, is_default and config.data.source == PHANTOM)
+    except AlreadyRunningError as error:
+        log.info("%s", error)
     except SiamdiffError as error:
         sys.exit(_fail(str(error), error.exit_code))
     except KeyboardInterrupt as interruption:

@@ -11,23 +11,30 @@ from typing import Any
 from siamdiff.data.shardset import ShardSet
 from siamdiff.errors import SiamdiffError
 from siamdiff.sampling.conditions import read_conditions
-from siamdiff.sampling.plan import Plan, ShardPlan
+from siamdiff.sampling.plan import Plan
 
 # What may go wrong with one shard and leave the process fit for others. RuntimeError is none of it: PyTorch raises it
 # for faults after which a GPU's context is dead.
 SHARD_FAILURES = (SiamdiffError, OSError, ValueError)
 
-_open_masks = lru_cache(maxsize=1)(ShardSet.open)
-
 
 def read_masks(row: dict[str, Any], masks_uri: str, plan: Plan) -> dict[str, Any]:
-    """Masks of one shard, read and transformed: {name, conditions (pickled), error}."""
-    shard = ShardPlan(row["name"], int(row["fold"]), row["kind"], tuple(map(str, row["keys"])))
+    """Masks of the shard {number, name}, read and transformed: {name, conditions (pickled), error}."""
+    conditions, error = b"", ""
     try:
-        conditions = read_conditions(_open_masks(masks_uri, plan.masks), plan, shard)
-    except SHARD_FAILURES as error:
-        return {"name": shard.name, "conditions": b"", "error": one_line(error)}
-    return {"name": shard.name, "conditions": pickle.dumps(conditions), "error": ""}
+        masks, keys = _mask_set(masks_uri, plan.model_dump_json())
+        conditions = pickle.dumps(read_conditions(masks, plan, plan.shard(keys, int(row["number"]))))
+    except SHARD_FAILURES as failure:
+        error = one_line(failure)
+    return {"name": row["name"], "conditions": conditions, "error": error}
+
+
+@lru_cache(maxsize=1)
+def _mask_set(uri: str, plan_json: str) -> tuple[ShardSet, list[str]]:
+    """The masks, and the keys of those that every fold has."""
+    plan = Plan.model_validate_json(plan_json)
+    masks = ShardSet.open(uri, plan.masks)
+    return masks, plan.choose(masks.keys(plan.settings.split))
 
 
 def one_line(error: BaseException) -> str:

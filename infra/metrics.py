@@ -53,8 +53,21 @@ TRAIN = {
     ),
     "restarts": Metric("siamdiff_train_restarts", "times that this job has started its workers again"),
 }
-GENERATE_DONE = Metric("siamdiff_generate_shards_done", "output shards finished")
-GENERATE_PLANNED = Metric("siamdiff_generate_shards_planned", "output shards planned")
+# By the name that infra.fleet.Progress gives a figure.
+GENERATE = {
+    "done": Metric("siamdiff_generate_shards_done", "output shards finished"),
+    "planned": Metric("siamdiff_generate_shards_planned", "output shards planned"),
+    "images": Metric("siamdiff_generate_images", "images written by this job"),
+    "images_per_second": Metric(
+        "siamdiff_generate_images_per_second", "of all actors, since the job's first shard"
+    ),
+    "seconds_left": Metric("siamdiff_generate_seconds_left", "until the last shard, at this speed"),
+    "actors": Metric("siamdiff_generate_actors", "sampler actors that finished a shard in this job"),
+    "gpu_seconds": Metric("siamdiff_generate_gpu_seconds", "GPUs of all actors times their seconds"),
+    "cost": Metric("siamdiff_generate_cost_dollars", "spent by this job, at cluster.price"),
+    "cost_left": Metric("siamdiff_generate_cost_left_dollars", "until the last shard, at this speed"),
+    "retried": Metric("siamdiff_generate_shards_retried", "finished at a later attempt than the first"),
+}
 
 
 class TrainGauges:
@@ -77,12 +90,12 @@ class GenerateGauges:
     """The gauges of the job that generates."""
 
     def __init__(self) -> None:
-        self._done, self._planned = (_gauge(m) for m in (GENERATE_DONE, GENERATE_PLANNED))
+        self._gauges = {name: _gauge(metric) for name, metric in GENERATE.items()}
 
-    def set(self, done: int, planned: int) -> None:
-        """Takes the numbers of output shards."""
-        self._done.set(done)
-        self._planned.set(planned)
+    def set(self, figures: dict[str, float]) -> None:
+        """Takes what is known; the others stay what they were."""
+        for name, value in figures.items():
+            self._gauges[name].set(value)
 
 
 def _gauge(metric: Metric):

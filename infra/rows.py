@@ -1,6 +1,7 @@
 """What bulk work has in common: one row of Ray Data is one file in the store, made by an actor that holds networks.
 
-A row comes back as {name, count, seconds, error}. What counts is what lies in the store, whatever the rows say.
+A row comes back as {name, count, seconds, error, attempt, skipped}. What counts is what lies in the store, whatever
+the rows say.
 """
 
 import logging
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 
 from infra import logs
-from infra.cluster import MAX_ATTEMPTS
+from infra.cluster import CLOSED, MAX_ATTEMPTS
 from infra.masks import SHARD_FAILURES, one_line
 from siamdiff.errors import SiamdiffError
 
@@ -35,7 +36,7 @@ def prepare_actor(device: str, threads: int) -> None:
 
 
 def attempt_row(name: str, attempts: Any, worker: str, make: Callable[[], int]) -> dict[str, Any]:
-    """Makes one row's file, so that its fault costs no other row: {name, count, seconds, error}.
+    """Makes one row's file, so that its fault costs no other row: {name, count, seconds, error, attempt, skipped}.
 
     Args:
         name: of the row.
@@ -48,7 +49,9 @@ def attempt_row(name: str, attempts: Any, worker: str, make: Callable[[], int]) 
     started = time.monotonic()
     count, error = 0, ""
     attempt: Any = ray.get(attempts.begin.remote(name))
-    if attempt > MAX_ATTEMPTS:
+    if attempt == CLOSED:
+        pass
+    elif attempt > MAX_ATTEMPTS:
         error = f"its {worker} died {MAX_ATTEMPTS} times; look for its last words in the log above"
     else:
         try:
@@ -60,7 +63,24 @@ def attempt_row(name: str, attempts: Any, worker: str, make: Callable[[], int]) 
             log.exception("%s: this %s ends itself", name, worker)
             logging.shutdown()
             os._exit(1)
-    return {"name": name, "count": count, "seconds": time.monotonic() - started, "error": error}
+    return _row(name, count, time.monotonic() - started, error, attempt)
+
+
+def failed_row(row: dict[str, Any]) -> dict[str, Any]:
+    """The row of what went wrong before an actor had it."""
+    return _row(row["name"], 0, 0.0, row["error"], 1)
+
+
+def _row(name: str, count: int, seconds: float, error: str, attempt: int) -> dict[str, Any]:
+    skipped = attempt == CLOSED
+    return {
+        "name": name,
+        "count": count,
+        "seconds": seconds,
+        "error": error,
+        "attempt": attempt,
+        "skipped": skipped,
+    }
 
 
 def each_row(dataset: Any) -> Iterator[dict[str, Any]]:

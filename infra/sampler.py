@@ -1,10 +1,12 @@
 """The actors of bulk generation: each holds the model on one device, samples shard after shard and writes them."""
 
 import pickle
+import time
+import uuid
 from pathlib import Path
 from typing import Any
 
-from infra.rows import attempt_row, prepare_actor
+from infra.rows import attempt_row, failed_row, prepare_actor
 from siamdiff import storage
 from siamdiff.data.cache import made_once
 from siamdiff.data.shards import write_shard
@@ -31,15 +33,18 @@ class SamplerActor:
     def __init__(
         self, plan: Plan, model_uri: str, output: str, device: str, threads: int, attempts: Any
     ) -> None:
+        self.name, self.born = uuid.uuid4().hex, time.monotonic()
         prepare_actor(device, threads)
         self.sampler = _sampler(plan, model_uri, device)
         self.output = output
         self.attempts = attempts
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Samples and writes one shard: {name, count, seconds, error}."""
-        if row["error"]:
-            return {"name": row["name"], "count": 0, "seconds": 0.0, "error": row["error"]}
+        """Samples and writes one shard: what `attempt_row` gives, and {worker, alive}: this actor, and its seconds."""
+        made = failed_row(row) if row["error"] else self._attempt(row)
+        return made | {"worker": self.name, "alive": time.monotonic() - self.born}
+
+    def _attempt(self, row: dict[str, Any]) -> dict[str, Any]:
         return attempt_row(row["name"], self.attempts, "sampler", lambda: self._write(row))
 
     def _write(self, row: dict[str, Any]) -> int:

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 
 from siamdiff import storage
 from siamdiff.config import Config
+from siamdiff.errors import AlreadyRunningError
 from siamdiff.run import Status
 
 DATA, SYNTHETIC, EVALUATION = "data", "synthetic", "evaluation"  # folders of the stages under the root
 PLAN = "plan.json"
 CONFIG = "config.yaml"
 LATEST = "latest.json"
+STATUS = "status.json"
 
 
 @dataclass
@@ -36,6 +38,13 @@ def reported(config: Config, folder: str) -> Iterator[StageStatus]:
     """
     assert config.root, "the configuration is resolved"
     status = StageStatus(storage.join(config.root, folder))
+    uri = storage.join(status.uri, STATUS)
+    earlier = storage.read_json(uri) if storage.exists(uri) else None
     status.write(phase="preparing")  # also over an earlier end: this is of the newest command
-    with status.reporting():
-        yield status
+    try:
+        with status.reporting():
+            yield status
+    except AlreadyRunningError:
+        if earlier:  # of the one that is at work
+            storage.write_json(uri, earlier)
+        raise

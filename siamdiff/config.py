@@ -113,6 +113,11 @@ class Config(BaseSettings):
                 "train.budget_cost is reckoned from cluster.price and cluster.gpus: give both, "
                 "or train.budget_hours"
             )
+        if self.generate.budget_cost is not None and (self.cluster.price is None or not self.cluster.gpus):
+            raise ValueError(
+                "generate.budget_cost is reckoned from cluster.price and cluster.gpus: give both, "
+                "or generate.budget_hours"
+            )
         if train.offload_optimizer and (train.engine == "torch" or train.zero_stage == 0):
             raise ValueError(
                 "train.offload_optimizer is DeepSpeed's at ZeRO 1 to 3: give --train.engine deepspeed and "

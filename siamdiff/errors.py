@@ -20,6 +20,12 @@ class StoppedError(SiamdiffError):
     """A job that was asked to stop, and did so after writing a checkpoint. Exit code 1: it is not done."""
 
 
+class AlreadyRunningError(SiamdiffError):
+    """Another job does this very work. Exit code 0: for whoever schedules jobs nothing is wrong."""
+
+    exit_code = 0
+
+
 def nearest(name: str, valid: list[str]) -> str:
     """A hint naming the valid name closest to `name`: "; did you mean 'steps'?", or "" where none is close."""
     import difflib

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
 from siamdiff import storage
@@ -33,7 +34,9 @@ class ShardSet:
     def __init__(self, uri: str, manifest: Manifest, index: pa.Table) -> None:
         self.uri, self.manifest, self.index = uri, manifest, index
         self._shards = {shard.name: shard for shard in manifest.shards}
-        self._position = {key: i for i, key in enumerate(index["key"].to_pylist())}
+        self._sorted = np.array(
+            index["key"].to_pylist(), dtype="S"
+        )  # a dictionary of millions would be a gigabyte
 
     @classmethod
     def open(cls, uri: str, digest: str | None = None) -> "ShardSet":
@@ -57,7 +60,7 @@ class ShardSet:
         return self.manifest.digest
 
     def __len__(self) -> int:
-        return len(self._position)
+        return len(self.index)
 
     def keys(self, split: str | None = None) -> list[str]:
         """Sorted keys of one split (train, val, test), or of all."""
@@ -75,8 +78,8 @@ class ShardSet:
         Raises:
             UserError: no such sample.
         """
-        position = self._position.get(key)
-        if position is None:
+        position = int(np.searchsorted(self._sorted, key.encode()))
+        if position == len(self) or self._sorted[position].decode() != key:
             raise UserError(f"{self.uri} holds no sample {key!r}; ShardSet.keys() lists its {len(self)} keys")
         return IndexRow(**self.index.slice(position, 1).to_pylist()[0])
 

@@ -27,5 +27,5 @@ class Cluster(Section):
         default=None, description="GPU that --dry-run reckons with: a name of docs/configurations.md's table"
     )
     price: float | None = Field(
-        default=None, ge=0, description="of a GPU hour, in dollars, for --dry-run and train.budget_cost"
+        default=None, ge=0, description="of a GPU hour, in dollars, for --dry-run and budget_cost"
     )

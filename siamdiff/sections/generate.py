@@ -66,8 +66,26 @@ class Generate(Section):
     precision: Precision = Field(default="fp32", description="of UNet and ControlNet; the VAE stays in fp32")
     shard_size: int = Field(default=64, ge=1, description="samples per shard")
     image_format: ImageFormat = Field(default="png", description="png keeps every pixel; jpg (quality 95)")
-    actors: int = Field(default=1, ge=1, description="sampler actors")
+    actors: int = Field(default=1, ge=1, description="sampler actors, at most")
+    min_actors: int | None = Field(
+        default=None, ge=1, description="begin with so many and add others as there is room [actors]"
+    )
+    budget_hours: float | None = Field(
+        default=None, gt=0, description="hours of one command, after which no further shard is begun"
+    )
+    budget_cost: float | None = Field(
+        default=None, gt=0, description="dollars of one command, at cluster.price; as budget_hours"
+    )
     seed: int = Field(default=0, ge=0, description="seed of transforms and noise")
+
+    @model_validator(mode="after")
+    def _fewest_and_most(self) -> "Generate":
+        if self.min_actors and self.min_actors > self.actors:
+            raise ValueError(
+                f"generate.min_actors is {self.min_actors} and generate.actors {self.actors}: the fewest actors cannot "
+                "be more than the most"
+            )
+        return self
 
     @model_validator(mode="after")
     def _real_images_for_real_masks(self) -> "Generate":

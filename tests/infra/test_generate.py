@@ -15,15 +15,18 @@ import pytest
 
 from infra import cluster
 from infra.cluster import MAX_ATTEMPTS
-from infra.generate import _prepare, generate
+from infra.generate import generate
 from infra.sampler import SamplerActor, model_on_this_node
+from infra.synthetic import prepare
 from siamdiff import storage
+from siamdiff.__main__ import main
 from siamdiff.config import Config
 from siamdiff.data.shards import finished_shards, marker_uri, read_marker, tar_uri
 from siamdiff.data.shardset import ShardSet, verify
-from siamdiff.errors import SiamdiffError, UserError
+from siamdiff.errors import AlreadyRunningError, SiamdiffError, StoppedError, UserError
 from siamdiff.model.base import folder_digest
 from siamdiff.model.folder import read_info
+from siamdiff.run import lease
 from siamdiff.sampling.conditions import read_conditions
 from siamdiff.sampling.plan import Plan
 from tests.tiny_model import write_masks, write_model
@@ -180,7 +183,7 @@ def test_more_actors_than_fit_are_refused_at_once(ray, root):
 
 
 @pytest.mark.cluster
-def test_a_driver_killed_after_the_last_shard_is_finished_without_a_cluster(undisturbed, workplace, root):
+def test_a_driver_killed_after_the_last_shard_is_finished_by_the_same_command(undisturbed, workplace, root):
     output = str(workplace / "unfinished")
     storage.upload_folder(output, Path(undisturbed[0]))
     storage.delete(storage.join(output, "dataset.json"))
@@ -249,30 +252,118 @@ def test_a_fault_of_pytorch_ends_the_sampler_and_not_the_shard_alone(ray, workpl
 def test_a_killed_driver_and_the_same_command_again_give_the_same_bytes(undisturbed, workplace, root):
     """The job as a person starts it, killed twice: after the first shard and after the third."""
     output = str(workplace / "driver")
-    file = workplace / "driver.yaml"
-    file.write_text(configure(root, output=output).to_yaml())
+    command = command_for(workplace, root, output=output)
     for shards in (1, 3):
-        job = subprocess.Popen([sys.executable, "jobs/generate.py", "--config", str(file)], cwd=REPOSITORY)
+        job = subprocess.Popen(command, cwd=REPOSITORY)
         while len(finished_shards(output)) < shards:
             assert job.poll() is None
             time.sleep(0.05)
         job.kill()
         job.wait()
         assert not storage.exists(storage.join(output, "dataset.json"))
-    subprocess.run([sys.executable, "jobs/generate.py", "--config", str(file)], cwd=REPOSITORY, check=True)
+    subprocess.run(command, cwd=REPOSITORY, check=True)
     assert hashes(output) == undisturbed[1]
 
 
 @pytest.mark.cluster
 @pytest.mark.soak
-def test_two_jobs_at_once_on_one_output_give_the_same_bytes(undisturbed, workplace, root):
+def test_of_two_jobs_at_once_on_one_output_one_makes_it_and_the_other_says_so(undisturbed, workplace, root):
     output = str(workplace / "both")
-    file = workplace / "both.yaml"
-    file.write_text(configure(root, output=output).to_yaml())
-    command = [sys.executable, "jobs/generate.py", "--config", str(file)]
-    jobs = [subprocess.Popen(command, cwd=REPOSITORY) for _ in range(2)]
-    assert [job.wait() for job in jobs] == [0, 0]
+    command = command_for(workplace, root, output=output)
+    both = [subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [job.communicate()[1] for job in both]
+    assert [job.returncode for job in both] == [0, 0]
+    assert sum("already running" in text for text in said) == 1
     assert hashes(output) == undisturbed[1] and verify(output) == []
+
+
+@pytest.mark.cluster
+@pytest.mark.soak
+def test_a_job_that_stood_still_gives_way_to_the_one_that_took_over(undisturbed, workplace, root):
+    """As on a machine that was suspended: its lease ran out, and both write at once when it wakes."""
+    output = str(workplace / "suspended")
+    command = command_for(workplace, root, output=output)
+    first = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
+    while not finished_shards(output):
+        assert first.poll() is None
+        time.sleep(0.05)
+    first.send_signal(signal.SIGSTOP)
+    second = subprocess.Popen(command, cwd=REPOSITORY)
+    while second.poll() is None and len(finished_shards(output)) < 3:
+        time.sleep(0.05)
+    first.send_signal(signal.SIGCONT)
+    assert second.wait() == 0
+    said = first.communicate()[1]
+    assert first.returncode == 1 and "another job took over" in said.splitlines()[-1]
+    assert hashes(output) == undisturbed[1] and verify(output) == []
+
+
+def command_for(workplace, root, **settings):
+    """The command line of a job with these settings."""
+    file = workplace / "job.yaml"
+    file.write_text(configure(root, **settings).to_yaml())
+    return [sys.executable, "jobs/generate.py", "--config", str(file)]
+
+
+def test_a_set_that_another_job_makes_is_left_to_it(workplace, root, caplog):
+    output = str(workplace / "busy")
+    status = storage.join(root, "synthetic", "status.json")
+    storage.write_json(status, {"phase": "generating", "done": 3, "exit_code": None})
+    with (
+        lease(output, renew_seconds=0.1),
+        pytest.raises(AlreadyRunningError, match="already running") as error,
+    ):
+        storage.write_json(
+            storage.join(output, "plan.json"), plan_of(root, output=output).model_dump(mode="json")
+        )
+        generate(configure(root, output=output), demo=False)
+    assert error.value.exit_code == 0
+    assert storage.read_json(status)["phase"] == "generating", "the other's state is left alone"
+    assert finished_shards(output) == set()
+
+
+@pytest.mark.cluster
+def test_a_budget_ends_a_command_after_the_shards_at_work_and_the_next_one_goes_on(
+    undisturbed, workplace, root
+):
+    output = str(workplace / "budget")
+    with pytest.raises(StoppedError, match=r"stopped by its budget .*generate\.budget_hours") as error:
+        generate(configure(root, output=output, budget_hours=1e-6), demo=False)
+    done = finished_shards(output)
+    assert error.value.exit_code == 1 and 0 < len(done) < len(SHARDS)
+    assert storage.read_json(storage.join(output, "status.json"))["phase"] == "stopped"
+    generate(configure(root, output=output), demo=False)
+    assert hashes(output) == undisturbed[1]
+
+
+@pytest.mark.cluster
+def test_a_finished_set_that_was_repaired_is_made_whole_as_its_next_revision(undisturbed, workplace, root):
+    output = str(workplace / "repaired")
+    storage.upload_folder(output, Path(undisturbed[0]))
+    flip(Path(tar_uri(output, SHARDS[2])))
+    assert main(["verify", output, "--repair"]) == 0
+    assert finished_shards(output) == set(SHARDS) - {SHARDS[2]}
+    generate(configure(root, output=output), demo=False)
+    manifest = ShardSet.open(output).manifest
+    assert hashes(output) == undisturbed[1] and verify(output) == []
+    assert (manifest.revision, manifest.previous) == (2, ShardSet.open(undisturbed[0]).digest)
+
+
+@pytest.mark.cluster
+def test_a_shard_damaged_while_the_job_runs_is_found_before_the_set_is_declared(undisturbed, workplace, root):
+    output = str(workplace / "damaged")
+    storage.upload_folder(output, Path(undisturbed[0]))
+    storage.delete(storage.join(output, "dataset.json"))
+    flip(Path(tar_uri(output, SHARDS[5])))
+    with pytest.raises(SiamdiffError, match=rf"is not whole: shard {SHARDS[5]} .*verify --repair"):
+        generate(configure(root, output=output), demo=False)
+    assert not storage.exists(storage.join(output, "dataset.json"))
+
+
+def flip(tar):
+    data = bytearray(tar.read_bytes())
+    data[3000] ^= 1
+    tar.write_bytes(data)
 
 
 def test_an_output_with_another_plan_is_refused_naming_the_fields(workplace, root):
@@ -306,14 +397,14 @@ def test_missing_inputs_are_the_users_mistake(workplace, root, tmp_path):
 def test_without_a_name_the_run_that_finished_last_is_taken(root):
     unnamed = Config(root=root, data={"source": "polyps"}, generate={"limit": 2, "shard_size": 2}).resolve()
     with pytest.raises(UserError, match=f"no model at {unnamed.run_uri()}/model"):
-        _prepare(unnamed)
+        prepare(unnamed)
     storage.write_json(storage.join(root, "runs", "latest.json"), {"run": "a"})
-    assert _prepare(unnamed).model.uri == configure(root).generate.model
+    assert prepare(unnamed).model.uri == configure(root).generate.model
     swept = Config(root=root, preset="table5-7", data={"source": "polyps"}).resolve()
     with pytest.raises(
         UserError, match=r"of another method: train\.online_augmentation is True there, False here"
     ):
-        _prepare(swept)
+        prepare(swept)
     storage.delete(storage.join(root, "runs", "latest.json"))
 
 
@@ -328,7 +419,7 @@ def test_an_adapter_takes_no_images(root, workplace):
     masks = ShardSet.open(configure(root).generate.masks)
     write_model(str(folder / "model"), folder / "base", masks, control="t2i-adapter")
     settings = {"model": str(folder / "model"), "fold_masks": ["real"]}
-    assert _prepare(configure(root, **settings)).model.info["control"] == "t2i-adapter"
+    assert prepare(configure(root, **settings)).model.info["control"] == "t2i-adapter"
     with pytest.raises(UserError, match=r"T2I-Adapter, which was trained on masks alone"):
         generate(configure(root, **settings, guide="mask+image"), demo=False)
 

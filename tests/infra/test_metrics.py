@@ -2,7 +2,7 @@
 
 import pytest
 
-from infra.metrics import TRAIN, TRAIN_LOSS, TRAIN_LOSS_TERMS, TrainGauges
+from infra.metrics import GENERATE, TRAIN, TRAIN_LOSS, TRAIN_LOSS_TERMS, GenerateGauges, TrainGauges
 from siamdiff.presets import PRESETS
 from siamdiff.training.previews import DISTANCE, FLOOR
 from tests.training.test_presets import LOSSES
@@ -26,8 +26,14 @@ def test_previews_are_told_under_the_names_that_they_give() -> None:
     assert {DISTANCE, FLOOR} <= TRAIN.keys()
 
 
+def test_what_generation_tells_has_a_gauge() -> None:
+    GenerateGauges().set(dict.fromkeys(GENERATE, 1.0))
+
+
 def test_names_are_unique_and_of_one_kind() -> None:
     names = [metric.name for metric in (TRAIN_LOSS, *TRAIN.values())]
     assert len(set(names)) == len(names)
     assert all(name.startswith("siamdiff_train_") for name in names)
+    assert all(metric.name.startswith("siamdiff_generate_") for metric in GENERATE.values())
+    assert len({metric.name for metric in GENERATE.values()}) == len(GENERATE)
     assert all(not metric.labels for metric in TRAIN.values())  # a series each, and no more

@@ -105,3 +105,13 @@ def test_seeds_belong_to_the_sample_alone():
     assert sample_seed(0, 0, "0" * 16) == 2040818539906355904
     streams = {child_seed(seed, stream) for seed in seeds for stream in ("transform", "noise")}
     assert len(streams) == 2 * len(seeds) and not streams & set(seeds)
+
+
+def test_a_shard_is_known_by_its_number_alone():
+    small = plan(folds=3, shard_size=4, fold_masks=["real", "random"])
+    whole = list(small.shards(KEYS))
+    assert [shard.name for shard in whole] == [small.name(len(KEYS), number) for number in range(9)]
+    assert [small.shard(KEYS, number) for number in (8, 0)] == [whole[8], whole[0]]
+    assert [(shard.fold, shard.mask_kind, len(shard.mask_keys)) for shard in whole[2:5]] == [
+        (0, "real", 2), (1, "random", 4), (1, "random", 4),
+    ]  # fmt: skip
