@@ -1,0 +1,1 @@
+"""Complete sets in the forms that other tools open: folders, nnU-Net's raw data sets, Hugging Face data sets."""
