@@ -48,7 +48,8 @@ class SamplerActor:
         return attempt_row(row["name"], self.attempts, "sampler", lambda: self._write(row))
 
     def _write(self, row: dict[str, Any]) -> int:
-        samples = self.sampler.samples(pickle.loads(row["conditions"]))
+        samples = list(self.sampler.samples(pickle.loads(row["conditions"])))
+        # Only now does the sampler know what it took to make them.
         return write_shard(self.output, row["name"], samples, made_by=self.sampler.made_by()).count
 
 

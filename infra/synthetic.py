@@ -12,9 +12,10 @@ from siamdiff import storage
 from siamdiff.config import Config
 from siamdiff.data.shardset import ShardSet
 from siamdiff.errors import UserError
-from siamdiff.model.folder import INFO, read_info
+from siamdiff.model.folder import INFO, read_info, read_schedule
 from siamdiff.presets import SWITCHES
 from siamdiff.sampling.plan import NO_MODEL, Plan
+from siamdiff.sampling.schedulers import scheduler_config
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +83,7 @@ def prepare(config: Config) -> Job:
         masks=masks.digest,
         model=model.info["model_digest"] if model else NO_MODEL,
         resolution=masks.manifest.resolution,
+        scheduler=scheduler_config(settings.scheduler, read_schedule(model.uri)) if model else None,
     )
     keys = plan.choose(masks.keys(settings.split))
     if not keys:

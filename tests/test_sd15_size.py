@@ -23,7 +23,8 @@ from siamdiff.model.base import encode_prompts, write_model_index
 from siamdiff.model.folder import load_model
 from siamdiff.model.sd1 import make_scheduler, make_tokenizer, network_config
 from siamdiff.run import lease
-from siamdiff.sampling.ddim import ddim_scheduler, initial_noise, sample
+from siamdiff.sampling.sampler import initial_noise, sample
+from siamdiff.sampling.schedulers import ddim_scheduler
 from siamdiff.training import bases
 from siamdiff.training.context import SingleProcess
 from siamdiff.training.engine import TorchEngine

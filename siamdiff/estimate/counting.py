@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from siamdiff.estimate.architecture import Architecture
 from siamdiff.estimate.meter import Meter
 from siamdiff.model.siamese import StepInputs
-from siamdiff.sampling.ddim import ddim_scheduler, sample
+from siamdiff.sampling.sampler import sample
+from siamdiff.sampling.schedulers import ddim_scheduler
 from siamdiff.training.losses import LossWeights
 
 

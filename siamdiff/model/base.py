@@ -167,11 +167,16 @@ def sample_latent(mean: Tensor, logvar: Tensor, noise: Tensor, scaling_factor: f
 
 
 @torch.no_grad()
-def decode_latents(vae: AutoencoderKL, z_0: Tensor) -> np.ndarray:
-    """Images, uint8 (B, H, W, 3), of latents (B, 4, H/8, W/8) that carry the scaling factor."""
+def decode_levels(vae: AutoencoderKL, z_0: Tensor) -> Tensor:
+    """Images, uint8 (B, H, W, 3) on the VAE's device, of latents (B, 4, H/8, W/8) that carry the scaling factor."""
     image = vae.decode((z_0 / vae.config["scaling_factor"]).to(vae.dtype)).sample  # pyright: ignore
     levels = ((image.float() + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)  # (B, 3, H, W)
-    return levels.permute(0, 2, 3, 1).cpu().numpy()  # (B, H, W, 3)
+    return levels.permute(0, 2, 3, 1).contiguous()  # (B, H, W, 3)
+
+
+def decode_latents(vae: AutoencoderKL, z_0: Tensor) -> np.ndarray:
+    """`decode_levels` as an array."""
+    return decode_levels(vae, z_0).cpu().numpy()
 
 
 @dataclass(frozen=True)

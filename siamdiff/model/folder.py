@@ -22,8 +22,8 @@ from siamdiff.model.base import Base, folder_digest, load_base, write_model_inde
 from siamdiff.model.controlnet import SiameseControlNetModel
 from siamdiff.model.siamese import SiameseDiffusion
 from siamdiff.model.sources import files_of
-from siamdiff.sampling.ddim import ddim_scheduler
 from siamdiff.sampling.predictor import Control
+from siamdiff.sampling.schedulers import ddim_scheduler
 
 INFO = "siamdiff.json"
 FROZEN_PARTS = ("vae", "text_encoder", "tokenizer")
@@ -130,6 +130,22 @@ def read_info(uri: str) -> dict[str, Any]:
         raise UserError(
             f"no model at {uri} ({INFO} is missing); train one first with jobs/train.py, "
             "or name another with --generate.model"
+        ) from None
+
+
+def read_schedule(uri: str) -> dict[str, Any]:
+    """The configuration of a model folder's scheduler, which has the noise schedule that the model was trained with.
+
+    Raises:
+        UserError: the folder is not whole.
+    """
+    place = storage.join(uri, "scheduler", SCHEDULER_CONFIG_NAME)
+    try:
+        return storage.read_json(place)
+    except FileNotFoundError:
+        raise UserError(
+            f"no model at {uri} (scheduler/{SCHEDULER_CONFIG_NAME} is missing); fetch the folder again, or name "
+            "another with --generate.model"
         ) from None
 
 

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 from siamdiff.config import digest
 from siamdiff.sections import Generate, ImageFormat, Precision, Split, Transforms
+from siamdiff.sections.schedulers import DDIM
 
 MaskKind = Literal["real", "random"]
 NO_MODEL = "copy-paste"  # what stands for the model's digest where none draws
@@ -33,7 +34,8 @@ class Settings(BaseModel):
     guide: Literal["mask", "mask+image"] = "mask"
     image_weight: float = 1.0  # w_i, with guide mask+image
     precision: Precision = "fp32"
-    sampler: Literal["ddim"] = "ddim"
+    sampler: str = DDIM  # short name of the scheduler
+    scheduler: dict[str, Any] = {}  # its whole configuration; of ddim, the paper's, the name says it all
     steps: int
     guidance: float
     batch_size: int
@@ -41,6 +43,11 @@ class Settings(BaseModel):
     image_format: ImageFormat
     seed: int
     resolution: int  # of the mask set, pixels
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, fields: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without a configuration that is not there: plans of before it keep their digest."""
+        return {name: value for name, value in fields(self).items() if name != "scheduler" or value}
 
     @property
     def takes_images(self) -> bool:
@@ -69,9 +76,27 @@ class Plan(BaseModel):
     settings: Settings
 
     @classmethod
-    def of(cls, generate: Generate, *, masks: str, model: str, resolution: int) -> "Plan":
-        """The plan of a configuration for the mask set and the model with these digests."""
-        taken = generate.model_dump(include=set(Settings.model_fields))
+    def of(
+        cls,
+        generate: Generate,
+        *,
+        masks: str,
+        model: str,
+        resolution: int,
+        scheduler: dict[str, Any] | None = None,
+    ) -> "Plan":
+        """The plan of a configuration for the mask set and the model with these digests.
+
+        Args:
+            generate: the settings.
+            masks, model: digests.
+            resolution: of the mask set, pixels.
+            scheduler: its configuration by `schedulers.scheduler_config`, which every other than ddim needs.
+        """
+        sampler = DDIM if generate.method == "copy-paste" else generate.scheduler
+        assert sampler == DDIM or scheduler, "a scheduler's name alone does not fix its samples"
+        taken = generate.model_dump(include=set(Settings.model_fields) - {"scheduler"})
+        taken |= {"sampler": sampler, "scheduler": {} if sampler == DDIM else scheduler}
         return cls(masks=masks, model=model, settings=Settings(resolution=resolution, **taken))
 
     @cached_property
@@ -125,7 +150,7 @@ def sample_seed(seed: int, fold: int, mask_key: str) -> int:
     return _hashed(f"{seed}/{fold}/{mask_key}")
 
 
-def child_seed(seed: int, stream: Literal["transform", "noise"]) -> int:
+def child_seed(seed: int, stream: Literal["transform", "noise", "steps"]) -> int:
     """The seed, in [0, 2^63), of one of the independent random streams of a sample."""
     return _hashed(f"{seed}/{stream}")
 

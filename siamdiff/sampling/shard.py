@@ -4,22 +4,28 @@ What comes out is a function of the plan; `ShardSampler.made_by` tells what the 
 """
 
 import importlib.metadata
+import logging
 import platform
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from siamdiff.data.sample import EncodedSample, Synthetic, content_key, decode_image, make_sample
 from siamdiff.data.stream import image_tensor
 from siamdiff.errors import SiamdiffError
-from siamdiff.model.base import decode_latents, encode_prompts
+from siamdiff.model.base import decode_levels, encode_prompts
 from siamdiff.model.folder import LoadedModel
 from siamdiff.sampling.conditions import Condition
-from siamdiff.sampling.ddim import ddim_scheduler, initial_noise, sample
+from siamdiff.sampling.overlap import overlapped
 from siamdiff.sampling.plan import Plan, child_seed
+from siamdiff.sampling.sampler import initial_noise, sample
+from siamdiff.sampling.schedulers import ddim_scheduler, scheduler_of
+from siamdiff.sections.schedulers import DDIM
+
+log = logging.getLogger(__name__)
 
 # Not `to(dtype)`: diffusers' own warns there of modules to keep in fp32, though Stable Diffusion 1.x has none.
 CASTS = {"fp32": nn.Module.float, "bf16": nn.Module.bfloat16, "fp16": nn.Module.half}
@@ -47,19 +53,40 @@ class ShardSampler:
         self.model = model
         self.plan = plan
         self.device = model.unet.device
-        self.scheduler = ddim_scheduler(model.base.scheduler.config)
+        settings = plan.settings
+        self.scheduler = (
+            ddim_scheduler(model.base.scheduler.config)
+            if settings.sampler == DDIM
+            else scheduler_of(settings.scheduler)
+        )
         self._texts: dict[str, Tensor] = {}
+        self._fits = (
+            settings.batch_size
+        )  # the largest batch that this process has memory for, as far as is known
+        self._halved = 0
 
     def samples(self, conditions: Sequence[Condition]) -> Iterator[EncodedSample]:
-        """Synthetic samples for the conditions of one shard, in order; batches are formed by position in it."""
+        """Synthetic samples for the conditions of one shard, in order; batches are formed by position in it.
+
+        Images are taken from the device and encoded in a thread while the next batch is sampled. A batch that the
+        device has no memory for is sampled in halves.
+
+        Raises:
+            SiamdiffError: there is no memory for a single image.
+        """
+        self._halved = 0
         size = self.plan.settings.batch_size
-        for start in range(0, len(conditions), size):
-            batch = conditions[start : start + size]
-            for condition, image in zip(batch, self._images(batch), strict=True):
-                yield self._encode(condition, image)
+        batches = [conditions[start : start + size] for start in range(0, len(conditions), size)]
+        drawn = (part for batch in batches for part in self._drawn(batch))
+        for encoded in overlapped(drawn, self._encode_batch):
+            yield from encoded
 
     def made_by(self) -> dict[str, Any]:
-        """What the bytes depend on beside the plan: device, precision, batch shape, threads, versions."""
+        """What the bytes depend on beside the plan: device, precision, batch shape, threads, versions.
+
+        Of the shard whose samples were drawn last, `halved` is the number of batches that memory did not do for, and
+        `largest_batch` what it did for.
+        """
         settings = self.plan.settings
         on_gpu = self.device.type == "cuda"
         return {
@@ -67,14 +94,49 @@ class ShardSampler:
             "instructions": None if on_gpu else torch.backends.cpu.get_cpu_capability(),
             "precision": str(self.model.unet.dtype).removeprefix("torch."),
             "batch": [settings.batch_size, 3, settings.resolution, settings.resolution],
+            "halved": self._halved,
+            "largest_batch": self._fits,
             "threads": None if on_gpu else torch.get_num_threads(),
             "versions": {
                 name: importlib.metadata.version(name) for name in ("siamdiff", "torch", "diffusers")
             },
         }
 
-    def _images(self, batch: Sequence[Condition]) -> np.ndarray:
-        """Images for a batch, uint8 (B, H, W, 3)."""
+    def _drawn(self, batch: Sequence[Condition]) -> Iterator[tuple[Sequence[Condition], Tensor]]:
+        """A planned batch with its images, in the parts that memory does for: halves of halves, the same each time."""
+        whole = True
+        parts = [batch]
+        while parts:
+            part = parts.pop(0)
+            images = self._tried(part) if len(part) <= self._fits else None
+            if images is not None:
+                yield part, images
+                continue
+            self._halved += whole
+            whole, half = False, -(-len(part) // 2)
+            parts[:0] = [part[:half], part[half:]]
+
+    def _tried(self, batch: Sequence[Condition]) -> Tensor | None:
+        """Images for a batch, or None where it takes more memory than there is; from then on smaller ones are tried.
+
+        Raises:
+            SiamdiffError: it takes too much for a single image.
+        """
+        try:
+            return self._images(batch)
+        except torch.OutOfMemoryError as error:
+            settings, self._fits = self.plan.settings, -(-len(batch) // 2)
+            if len(batch) == 1:
+                raise SiamdiffError(
+                    f"out of memory with one image of {settings.resolution} pixels a side in {settings.precision}; "
+                    "give --generate.precision bf16, or GPUs with more memory"
+                ) from error
+        torch.cuda.empty_cache()  # only here, where the error no longer holds what the batch had taken
+        log.warning("out of memory with a batch of %d: going on with %d", len(batch), self._fits)
+        return None
+
+    def _images(self, batch: Sequence[Condition]) -> Tensor:
+        """Images for a batch, uint8 (B, H, W, 3), on the device."""
         settings, model = self.plan.settings, self.model
         masks = torch.from_numpy(np.stack([condition.mask for condition in batch])).to(self.device)
         hint = (masks > 127).float()[:, None].expand(-1, 3, -1, -1)  # (B, 3, H, W), y0
@@ -93,8 +155,9 @@ class ShardSampler:
             guidance=settings.guidance,
             image=self._real_images(batch) if settings.guide == "mask+image" else None,
             image_weight=settings.image_weight,
+            generators=[_generator(child_seed(condition.seed, "steps")) for condition in batch],
         )
-        return decode_latents(model.vae, z_0)  # (B, H, W, 3)
+        return decode_levels(model.vae, z_0)  # (B, H, W, 3)
 
     def _real_images(self, batch: Sequence[Condition]) -> Tensor:
         """The real images of the masks, (B, 3, H, W) in [0, 1]."""
@@ -111,6 +174,11 @@ class ShardSampler:
                 self.model.base.tokenizer, self.model.base.text_encoder, [prompt]
             )
         return self._texts[prompt]
+
+    def _encode_batch(self, drawn: tuple[Sequence[Condition], Tensor]) -> list[EncodedSample]:
+        batch, levels = drawn
+        images = levels.cpu().numpy()
+        return [self._encode(condition, image) for condition, image in zip(batch, images, strict=True)]
 
     def _encode(self, condition: Condition, image: np.ndarray) -> EncodedSample:
         settings = self.plan.settings
@@ -138,12 +206,18 @@ class ShardSampler:
     def _sampler(self) -> dict[str, Any]:
         settings = self.plan.settings
         weight = {"image_weight": settings.image_weight} if settings.guide == "mask+image" else {}
+        own = {"eta": 0.0} if settings.sampler == DDIM else {"scheduler": settings.scheduler}
         return {
             "name": settings.sampler,
             "steps": settings.steps,
             "guidance": settings.guidance,
-            "eta": 0.0,
+            **own,
             "precision": settings.precision,
             "guide": settings.guide,
             **weight,
         }
+
+
+def _generator(seed: int) -> Generator:
+    """A sample's own generator on the CPU, so that what it draws is the same in any batch, on any device."""
+    return Generator().manual_seed(seed)

@@ -2,9 +2,10 @@
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from siamdiff.sections.common import ImageFormat, Precision, Section, Split
+from siamdiff.sections.schedulers import DDIM, short_name
 
 Range = tuple[float, float]
 
@@ -58,7 +59,11 @@ class Generate(Section):
     image_weight: float = Field(
         default=1.0, ge=0, le=1, description="mask+image: w_i, the share of the image's controls (Eq. 5)"
     )
-    steps: int = Field(default=50, ge=1, le=999, description="DDIM steps")
+    scheduler: str = Field(
+        default=DDIM,
+        description="ddim (the paper's), dpmsolver++, unipc, euler, ... or diffusers' class name",
+    )
+    steps: int = Field(default=50, ge=1, le=999, description="steps of the scheduler")
     guidance: float = Field(default=9.0, ge=1, description="classifier-free guidance scale")
     batch_size: int = Field(
         default=16, ge=1, description="images per sampling pass; part of the byte identity"
@@ -77,6 +82,11 @@ class Generate(Section):
         default=None, gt=0, description="dollars of one command, at cluster.price; as budget_hours"
     )
     seed: int = Field(default=0, ge=0, description="seed of transforms and noise")
+
+    @field_validator("scheduler")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        return short_name(name)
 
     @model_validator(mode="after")
     def _fewest_and_most(self) -> "Generate":

@@ -19,7 +19,8 @@ from siamdiff.data.shardset import ShardSet
 from siamdiff.data.stream import image_tensor
 from siamdiff.evaluation.distances import mmd_linear
 from siamdiff.evaluation.features import EfficientNetLite0
-from siamdiff.sampling.ddim import ddim_scheduler, initial_noise, sample
+from siamdiff.sampling.sampler import initial_noise, sample
+from siamdiff.sampling.schedulers import ddim_scheduler
 from siamdiff.training.context import Context
 from siamdiff.training.encoders import FrozenEncoders
 from siamdiff.training.inference import BATCH, Pass, TrainedModel, inference, passes

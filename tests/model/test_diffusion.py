@@ -3,7 +3,7 @@
 import torch
 
 from siamdiff.model.diffusion import SD15_SCHEDULE, abar, predict_z_0, q_sample, renoise
-from siamdiff.sampling.ddim import ddim_scheduler
+from siamdiff.sampling.schedulers import ddim_scheduler
 
 T = torch.tensor([0, 150, 999])
 

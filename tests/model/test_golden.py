@@ -22,7 +22,8 @@ from siamdiff.model.siamese import SiameseDiffusion, StepInputs
 from siamdiff.model.single_file import import_authors
 from siamdiff.model.unet import decode, encode
 from siamdiff.model.weights import read_weights
-from siamdiff.sampling.ddim import ddim_scheduler, sample
+from siamdiff.sampling.sampler import sample
+from siamdiff.sampling.schedulers import ddim_scheduler
 from siamdiff.training.losses import siamese_loss, squared_error, weights_at
 from tests.model.tiny_sd import networks, save_folder
 

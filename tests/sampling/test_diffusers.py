@@ -24,7 +24,8 @@ from siamdiff.model.base import decode_latents, encode_prompts
 from siamdiff.model.controlnet import SiameseControlNetModel
 from siamdiff.model.diffusion import SD15_SCHEDULE
 from siamdiff.model.folder import load_model
-from siamdiff.sampling.ddim import RELEASED_DDIM, ddim_scheduler, initial_noise, sample
+from siamdiff.sampling.sampler import initial_noise, sample
+from siamdiff.sampling.schedulers import RELEASED_DDIM, ddim_scheduler
 from tests.tiny_model import write_masks, write_model
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "diffusers.md"

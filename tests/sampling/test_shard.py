@@ -1,5 +1,6 @@
 """The samples of a planned shard: what they are made from, and that nothing else changes them."""
 
+import contextlib
 import copy
 import json
 import logging
@@ -107,6 +108,78 @@ def test_the_batch_changes_the_last_bits_at_most(masks, model, plan_of):
     for one, other in zip(whole, apart, strict=True):
         difference = np.abs(one.decode().image.astype(int) - other.decode().image)
         assert difference.max() <= 1 and one.mask == other.mask
+
+
+@contextlib.contextmanager
+def room_for(model, fits):
+    """A device with memory for so many images at once, both branches of guidance counted; gives the sizes asked for."""
+    asked = []
+
+    def check(_module, inputs):
+        asked.append(len(inputs[0]) // 2)
+        if asked[-1] > fits:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    hook = model.unet.conv_in.register_forward_pre_hook(check)
+    try:
+        yield asked
+    finally:
+        hook.remove()
+
+
+@pytest.mark.parametrize("fits", [1, 2, 3, 4])
+def test_a_batch_that_memory_does_not_do_for_is_sampled_in_halves(masks, model, plan_of, fits, caplog):
+    plan = plan_of(batch_size=5)
+    whole = samples_of(plan, masks, model, 0)
+    sampler = ShardSampler(model, plan)
+    conditions = read_conditions(masks, plan, next(plan.shards(plan.choose(masks.keys("train")))))
+    with room_for(model, fits) as asked:
+        halved = list(sampler.samples(conditions))
+        made_by = sampler.made_by()
+        asked.clear()
+        assert len(list(sampler.samples(conditions))) == 5
+        assert max(asked) <= fits, "what does not fit is not tried again"
+    assert [sample.meta.synthetic.parent for sample in halved] == [s.meta.synthetic.parent for s in whole]
+    for one, other in zip(halved, whole, strict=True):
+        difference = np.abs(one.decode().image.astype(int) - other.decode().image)
+        assert difference.max() <= 1 and one.mask == other.mask and one.meta.synthetic == other.meta.synthetic
+    assert made_by["halved"] == 1 and made_by["largest_batch"] == {1: 1, 2: 2, 3: 3, 4: 3}[fits]
+    assert "out of memory with a batch of 5: going on with 3" in caplog.text
+
+
+def test_no_memory_for_one_image_is_one_line(masks, model, plan_of):
+    sampler = ShardSampler(model, plan_of())
+    conditions = read_conditions(masks, plan_of(), next(plan_of().shards(masks.keys("train"))))
+    message = r"out of memory with one image of 32 pixels .*bf16"
+    with room_for(model, 0), pytest.raises(SiamdiffError, match=message):
+        list(sampler.samples(conditions))
+
+
+def test_hints_are_encoded_once_an_image_texts_once_a_prompt_and_both_branches_in_one_pass(
+    masks, model, plan_of
+):
+    plan = plan_of(batch_size=5, steps=4)
+    sampler = ShardSampler(model, plan)
+    conditions = read_conditions(masks, plan, next(plan.shards(plan.choose(masks.keys("train")))))
+    calls = {"hint": 0, "text": 0, "unet": 0}
+
+    def counted(name, module):
+        def count(_module, _inputs):
+            calls[name] += 1
+
+        return module.register_forward_pre_hook(count)
+
+    modules = {
+        "hint": model.control.controlnet_cond_embedding,
+        "text": model.base.text_encoder,
+        "unet": model.unet.conv_in,
+    }
+    hooks = [counted(name, module) for name, module in modules.items()]
+    list(sampler.samples(conditions))
+    for hook in hooks:
+        hook.remove()
+    prompts = {condition.prompt for condition in conditions} | {""}
+    assert calls == {"hint": 1, "text": len(prompts), "unet": 4}
 
 
 def test_mask_prompt_and_guidance_change_the_image(masks, model, plan_of):

@@ -1,31 +1,17 @@
-"""DDIM sampling (eta = 0) of Mask-Diffusion, or guided by image and mask, with classifier-free guidance.
+"""Sampling of Mask-Diffusion, or guided by image and mask, with classifier-free guidance: DDIM or another scheduler.
 
 Shapes: x_T, z_0 (B, 4, h, w); mask (B, 3, H, W) in {0, 1} with H = 8h; text, uncond (B, L, D).
 """
 
-from collections.abc import Mapping
+import inspect
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, UNet2DConditionModel
-from torch import Tensor
+from diffusers import SchedulerMixin, UNet2DConditionModel
+from torch import Generator, Tensor
 
-from siamdiff.model.diffusion import SD15_SCHEDULE
 from siamdiff.sampling.predictor import Control, predictor
-
-# Timesteps 981, 961, ..., 1 for 50 steps, the last one stepping to abar_0: the released code's DDIM.
-RELEASED_DDIM = {
-    "timestep_spacing": "leading",
-    "steps_offset": 1,
-    "clip_sample": False,
-    "set_alpha_to_one": False,
-}
-
-
-def ddim_scheduler(config: Mapping[str, Any] = SD15_SCHEDULE) -> DDIMScheduler:
-    """The sampler's scheduler for a base's noise schedule, given as the configuration of any diffusers scheduler."""
-    return DDIMScheduler.from_config(dict(config), **RELEASED_DDIM)  # pyright: ignore[reportReturnType]
 
 
 def initial_noise(seed: int, shape: tuple[int, ...]) -> Tensor:
@@ -42,7 +28,7 @@ def initial_noise(seed: int, shape: tuple[int, ...]) -> Tensor:
 def sample(
     unet: UNet2DConditionModel,
     control: Control,
-    scheduler: DDIMScheduler,
+    scheduler: SchedulerMixin,
     mask: Tensor,
     text: Tensor,
     uncond: Tensor,
@@ -51,6 +37,7 @@ def sample(
     guidance: float = 9.0,
     image: Tensor | None = None,
     image_weight: float = 1.0,
+    generators: list[Generator] | None = None,
 ) -> Tensor:
     """Latents z_0 for masks.
 
@@ -59,13 +46,14 @@ def sample(
 
     Args:
         unet, control: the trained pair; their device is the tensors' device, their dtype may be lower.
-        scheduler: from `ddim_scheduler`; its timesteps are set here.
+        scheduler: see siamdiff.sampling.schedulers; its timesteps are set here, which also clears what it remembers.
         mask: (B, 3, H, W) in {0, 1}.
         text, uncond: (B, L, D), states of the prompt and of the empty prompt; uncond may also be (1, L, D).
         x_T: (B, 4, h, w), initial noise; its dtype is that of the trajectory.
-        num_steps: number of DDIM steps.
+        num_steps: of the scheduler; those of second order (Heun, KDPM2) pass the networks twice in most.
         guidance: scale of classifier-free guidance.
         image, image_weight: see `predictor`; by default the masks alone guide, as in the paper.
+        generators: one per sample, of the noise that stochastic schedulers add in each step; others draw none.
 
     Returns:
         z_0 (B, 4, h, w), still multiplied by the VAE's scaling factor.
@@ -74,13 +62,17 @@ def sample(
     predict = predictor(unet, control, mask, 2 if guided else 1, image, image_weight)
     if guided:
         text = torch.cat([uncond.expand_as(text), text])  # (2B, L, D)
-    scheduler.set_timesteps(num_steps)
-    z_t = x_T
-    for t in scheduler.timesteps.tolist():
-        z_in = torch.cat([z_t, z_t]) if guided else z_t  # (2B, 4, h, w)
-        eps = predict(z_in, torch.full((len(z_in),), t, device=z_t.device), text)
+    steps: Any = scheduler  # what its kinds have in common is no class of diffusers
+    steps.set_timesteps(num_steps)
+    options = {"generator": generators} if "generator" in inspect.signature(steps.step).parameters else {}
+    on_device = steps.timesteps.to(x_T.device)  # at once: one by one each would wait for the device
+    z_t = x_T * steps.init_noise_sigma
+    for t, network_t in zip(steps.timesteps, on_device, strict=True):
+        z_in = steps.scale_model_input(z_t, t)
+        z_in = torch.cat([z_in, z_in]) if guided else z_in  # (2B, 4, h, w)
+        eps = predict(z_in, network_t.expand(len(z_in)), text)
         if guided:
             eps_uncond, eps_text = eps.chunk(2)
             eps = eps_uncond + guidance * (eps_text - eps_uncond)  # (B, 4, h, w)
-        z_t = scheduler.step(eps, t, z_t, eta=0.0, return_dict=False)[0]  # (B, 4, h, w)
+        z_t = steps.step(eps, t, z_t, **options, return_dict=False)[0]  # (B, 4, h, w)
     return z_t

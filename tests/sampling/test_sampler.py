@@ -9,7 +9,8 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionControlNetPipeline
 from torch import Tensor
 
-from siamdiff.sampling.ddim import ddim_scheduler, initial_noise, sample
+from siamdiff.sampling.sampler import initial_noise, sample
+from siamdiff.sampling.schedulers import ddim_scheduler
 from tests.training.reference import tiny_inputs, tiny_model
 
 MODEL = tiny_model(dtype=torch.float32)
