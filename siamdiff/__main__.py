@@ -20,8 +20,9 @@ def main(argv: list[str] | None = None) -> int:
     _add_convert(commands)
     _add_doctor(commands)
     _add_export(commands)
+    _add_masks(commands)
     arguments, others = parser.parse_known_args(argv)
-    if arguments.command == "doctor":
+    if arguments.command in ("doctor", "masks"):
         arguments.configuration = others
     elif others:
         parser.error(f"unrecognized arguments: {' '.join(others)}")
@@ -163,6 +164,34 @@ def _doctor(arguments: argparse.Namespace) -> int:
     if failed:
         print(f"error: {len(failed)} of {len(findings)} checks fail, listed above", file=sys.stderr)
     return exit_code(findings)
+
+
+def _add_masks(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    text = (
+        "Draws the masks that a configuration would generate images for: a row per mask of the set, its folds side by "
+        "side, the parent's outline on each. Needs the masks alone, no model. Takes any field of the configuration as "
+        "--SECTION.FIELD VALUE, as the jobs do."
+    )
+    parser = commands.add_parser("masks", help="a sheet of transformed masks", description=text)
+    parser.add_argument(
+        "--preview", metavar="SHEET", required=True, help="PNG that is written: a file or URI"
+    )
+    parser.add_argument("--config", metavar="FILE", required=True, help="experiment file")
+    parser.add_argument("--rows", type=int, default=8, help="masks shown, spread over the set's keys [8]")
+    parser.set_defaults(run=_masks)
+
+
+def _masks(arguments: argparse.Namespace) -> int:
+    from siamdiff.commandline import load
+    from siamdiff.sampling.mask_sheet import preview
+
+    file = Path(arguments.config)
+    config, _ = load(["--config", str(file), *arguments.configuration], file, "")
+    sheet = storage.normalize(arguments.preview)
+    png, told = preview(config.generate, arguments.rows)
+    storage.write_bytes(sheet, png)
+    print(f"{told}: {sheet}")
+    return 0
 
 
 def _add_convert(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

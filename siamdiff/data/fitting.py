@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 from scipy import ndimage
+from scipy.spatial import ConvexHull
+from skimage.measure import approximate_polygon
 
 from siamdiff.data.checking import Fault
 from siamdiff.sections import Box, Data
@@ -17,6 +19,7 @@ BLACK = 24  # of a frame: no channel above it (JPEG and sensors leave some noise
 UNIFORM = 8  # of a frame in another colour: no channel of its outermost line varies by more
 MIN_FIELD = 0.2  # share of the image: less is no field of view, and the image stays whole
 MIN_PART = 0.25  # of the largest bright region: less is a thumbnail or a logo beside the field of view
+FIELD_DETAIL = 0.01  # of the longer side: what the polygon around a field may cut off
 _SCAN_SIDE = 512  # the field of view is sought in an image thinned out to about this
 _STROKES = 64  # the shorter side over the width that strokes of text stay below
 
@@ -82,6 +85,52 @@ def field_of_view(image: np.ndarray) -> Box:
         image: uint8 (H, W, 3) RGB.
     """
     height, width = image.shape[:2]
+    kept, step = _bright_regions(image)
+    if kept is None:
+        return 0, 0, width, height
+    columns, rows = np.flatnonzero(kept.any(0)), np.flatnonzero(kept.any(1))
+    # between two pixels looked at the field may begin anywhere: outwards
+    left, right = max(0, (int(columns[0]) - 1) * step + 1), min(width, (int(columns[-1]) + 1) * step)
+    top, bottom = max(0, (int(rows[0]) - 1) * step + 1), min(height, (int(rows[-1]) + 1) * step)
+    return left, top, right, bottom
+
+
+def visible_field(image: np.ndarray, mask: np.ndarray) -> list[list[int]] | None:
+    """The polygon around the bright field of an endoscope or dermatoscope and the lesion; None: all of the image.
+
+    It is convex, as such fields are, so that dark places in it belong to it, also where they reach its border.
+
+    Args:
+        image: uint8 (H, W, 3) RGB.
+        mask: uint8 (H, W) in {0, 255}.
+
+    Returns:
+        Its corners in order, [x, y] in corners of pixels: (0, 0) is the upper left corner of the image, (W, H) the
+        lower right one.
+    """
+    height, width = image.shape[:2]
+    kept, step = _bright_regions(image)
+    if kept is None:
+        return None
+    rows, columns = np.nonzero(kept)
+    seen = np.column_stack([columns, rows])
+    upper, lower = seen * step, np.minimum((seen + 1) * step, (width, height))
+    rows, columns = np.nonzero(mask)
+    lesion = np.column_stack([columns, rows])
+    upper, lower = np.concatenate([upper, lesion]), np.concatenate([lower, lesion + 1])
+    mixed = [np.column_stack([a[:, 0], b[:, 1]]) for a, b in ((upper, lower), (lower, upper))]
+    points = np.concatenate([upper, lower, *mixed])
+    hull = ConvexHull(points)
+    if hull.volume >= width * height:  # of two dimensions it is the area
+        return None
+    corners = points[hull.vertices]  # in order
+    ring = approximate_polygon(np.concatenate([corners, corners[:1]]), FIELD_DETAIL * max(height, width))[:-1]
+    return [[int(x), int(y)] for x, y in ring]
+
+
+def _bright_regions(image: np.ndarray) -> tuple[np.ndarray | None, int]:
+    """The large bright regions (h, w) of an image thinned out, None where it has no frame; and the step."""
+    height, width = image.shape[:2]
     step = max(1, min(height, width) // _SCAN_SIDE)
     thin = image[::step, ::step].transpose(2, 0, 1).astype(np.int16, order="C")  # (3, h, w)
     frame = thin.max(0) <= BLACK  # (h, w)
@@ -97,13 +146,8 @@ def field_of_view(image: np.ndarray) -> Box:
     regions, count = labelled
     sizes = np.bincount(regions.ravel(), minlength=count + 1)[1:]
     if not count or sizes.max() < MIN_FIELD * field.size:
-        return 0, 0, width, height
-    kept = np.isin(regions, 1 + np.flatnonzero(sizes >= MIN_PART * sizes.max()))
-    columns, rows = np.flatnonzero(kept.any(0)), np.flatnonzero(kept.any(1))
-    # between two pixels looked at the field may begin anywhere: outwards
-    left, right = max(0, (int(columns[0]) - 1) * step + 1), min(width, (int(columns[-1]) + 1) * step)
-    top, bottom = max(0, (int(rows[0]) - 1) * step + 1), min(height, (int(rows[-1]) + 1) * step)
-    return left, top, right, bottom
+        return None, step
+    return np.isin(regions, 1 + np.flatnonzero(sizes >= MIN_PART * sizes.max())), step
 
 
 def _around(box: Box, mask: np.ndarray) -> Box:

@@ -63,7 +63,7 @@ def contact_sheet(pairs: Sequence[Pair], title: str, notes: Sequence[str]) -> by
     width = 2 * MARGIN + columns * group + (columns - 1) * GROUP_GAP
     fonts = [ImageFont.load_default(size) for size in (26, 17, 15)]
     head_lines = [
-        line for note in [*notes, *_legend(kinds)] for line in _wrapped(note, fonts[1], width - 2 * MARGIN)
+        line for note in [*notes, *_legend(kinds)] for line in wrapped(note, fonts[1], width - 2 * MARGIN)
     ]
     top = MARGIN + 40 + 24 * len(head_lines) + 14
     height = top + HEADER + rows * (tile + CAPTION) + MARGIN
@@ -125,18 +125,18 @@ def _tile_size(side: int) -> int:
 
 
 def _tiles(pair: Pair, tile: int) -> dict[str, np.ndarray]:
-    image = _fit(pair.image, tile)
+    image = fit(pair.image, tile)
     empty = np.full_like(image, _EMPTY)
     tiles = {REAL: empty, MASK: empty, BARE: image, OUTLINED: empty}
     if pair.real_image is not None and pair.real_mask is not None:
-        tiles[REAL] = outlined(_fit(pair.real_image, tile), _fit(pair.real_mask, tile))
+        tiles[REAL] = outlined(fit(pair.real_image, tile), fit(pair.real_mask, tile))
     if pair.mask is not None:
-        mask = _fit(pair.mask, tile)
+        mask = fit(pair.mask, tile)
         tiles |= {MASK: np.repeat(mask[..., None], 3, 2), OUTLINED: outlined(image, mask)}
     return tiles
 
 
-def _fit(array: np.ndarray, tile: int) -> np.ndarray:
+def fit(array: np.ndarray, tile: int) -> np.ndarray:
     """An image or mask of side `tile`: enlarged by repeating pixels, images shrunk by averaging, masks by choosing."""
     if array.shape[0] == tile:
         return array
@@ -161,6 +161,8 @@ def describe(transform: dict[str, Any]) -> str:
     parts = []
     if transform.get("flip", {}).get("left_right"):
         parts.append("mirrored")
+    if transform.get("flip", {}).get("top_bottom"):
+        parts.append("upside down")
     if "scale" in transform:
         parts.append(f"scale {transform['scale']['factor']:.2f}")
     if "rotate" in transform:
@@ -168,10 +170,17 @@ def describe(transform: dict[str, Any]) -> str:
     if "translate" in transform:
         x, y = transform["translate"]["x"], transform["translate"]["y"]
         parts.append(f"shifted x {100 * x:+.0f}% y {100 * y:+.0f}%")
+    if "shear" in transform:
+        parts.append(f"sheared {transform['shear']['degrees']:.0f}\N{DEGREE SIGN}")
+    for name, word in (("elastic", "bent"), ("boundary", "outline")):
+        if name in transform:
+            parts.append(f"{word} {transform[name]['amplitude']:.2f}")
+    if "combine" in transform:
+        parts.append(f"{len(transform['combine']['lesions'])} more of {transform['combine']['parent']}")
     return ", ".join(parts) or "not at all"
 
 
-def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
+def wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
     """Lines of at most `width` pixels, broken at spaces."""
     lines = [""]
     for word in text.split(" "):

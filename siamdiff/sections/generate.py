@@ -8,25 +8,75 @@ from siamdiff.sections.common import ImageFormat, Precision, Section, Split
 from siamdiff.sections.schedulers import DDIM, short_name
 
 Range = tuple[float, float]
+ONE_TO_ONE = 0.48  # of the spacing: a bend up to this neither tears nor folds (Choi and Lee 2000)
 
 
 class Transforms(Section):
-    """Ranges of the mask transforms of a 'random' fold; each is drawn uniformly."""
+    """Ranges of the mask transforms of a 'random' fold; each is drawn uniformly.
+
+    A radius is that of the largest disc inside the lesion.
+    """
 
     scale: Range = Field(default=(0.7, 1.3), description="factor about the lesion's centre")
     rotate: Range = Field(default=(-180.0, 180.0), description="degrees")
     translate: Range = Field(default=(-0.15, 0.15), description="share of the side, along each axis")
     flip: bool = Field(default=True, description="mirror left to right with probability 1/2")
+    flip_vertical: bool = Field(default=False, description="mirror upside down with probability 1/2")
+    shear: Range = Field(default=(0.0, 0.0), description="degrees by which upright lines lean, -60 to 60")
+    elastic: Range = Field(
+        default=(0.0, 0.0), description="bend: the farthest any pixel moves along each axis, in radii"
+    )
+    elastic_spacing: float = Field(default=1.5, gt=0, description="size of the bends, in radii")
+    boundary: Range = Field(
+        default=(0.0, 0.0),
+        description="outline: the farthest it moves in or out, in radii of each lesion, below 1",
+    )
+    boundary_spacing: float = Field(default=0.75, gt=0, description="size of its bulges, in radii")
+    combine: float = Field(
+        default=0.0, ge=0, le=1, description="probability that lesions of another mask of the set are added"
+    )
+    combine_lesions: tuple[int, int] = Field(
+        default=(1, 1), description="how many of them, fewest and most; each put where there is room"
+    )
+    area: Range = Field(default=(0.0, 1.0), description="limits of a mask's area, share of the image")
+    field: Literal["none", "estimate"] = Field(
+        default="none", description="visible field, which masks must not leave: estimate it in the real image"
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> "Transforms":
-        for name in ("scale", "rotate", "translate"):
+        for name in (
+            "scale",
+            "rotate",
+            "translate",
+            "shear",
+            "elastic",
+            "boundary",
+            "combine_lesions",
+            "area",
+        ):
             low, high = getattr(self, name)
             if low > high:
                 raise ValueError(f"{name} is [{low}, {high}]: the first bound must not exceed the second")
+        for name, low, high in (("shear", -60, 60), ("area", 0, 1), ("boundary", 0, 0.95)):
+            if getattr(self, name)[0] < low or getattr(self, name)[1] > high:
+                raise ValueError(f"{name} is {list(getattr(self, name))}: must lie in [{low}, {high}]")
         if self.scale[0] <= 0:
             raise ValueError(f"scale is {list(self.scale)}: both bounds must be above 0")
+        if self.combine_lesions[0] < 1:
+            raise ValueError(f"combine_lesions is {list(self.combine_lesions)}: both must be at least 1")
+        if self.elastic[0] < 0 or self.elastic[1] > ONE_TO_ONE * self.elastic_spacing:
+            raise ValueError(
+                f"elastic is {list(self.elastic)}: must lie in [0, {ONE_TO_ONE * self.elastic_spacing:g}], "
+                f"{ONE_TO_ONE} times elastic_spacing, beyond which lesions would tear; raise elastic_spacing"
+            )
         return self
+
+    @property
+    def vary(self) -> bool:
+        """Whether no end of different masks can be drawn for one parent."""
+        moved = any(low < high for low, high in (self.scale, self.rotate, self.translate, self.shear))
+        return moved or self.elastic[1] > 0 or self.boundary[1] > 0 or self.combine == 1
 
 
 class Generate(Section):
@@ -109,4 +159,14 @@ class Generate(Section):
                     f"{what} takes the real image of each mask, which fits no transformed mask: "
                     "give --generate.fold_masks real"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _random_folds_differ(self) -> "Generate":
+        kinds = [self.fold_masks[fold % len(self.fold_masks)] for fold in range(self.folds)]
+        if (count := kinds.count("random")) > 1 and not self.transforms.vary:
+            raise ValueError(
+                f"{count} of {self.folds} folds have random masks, but no range of generate.transforms is wider than "
+                "one value, so they would be the same masks: widen one, or give --generate.fold_masks real"
+            )
         return self
