@@ -19,7 +19,7 @@ from siamdiff.sections import Generate
 
 TILE = 192  # pixels
 GAP, MARGIN, TITLE = 10, 24, 28
-LINES, LINE = 4, 15  # of the caption below each tile
+LINES, LINE = 5, 15  # of the caption below each tile
 MAX_ROWS = 64
 _PAPER, _INK, _FAINT = (255, 255, 255), (24, 24, 28), (98, 98, 108)
 _GROUND, _UNSEEN = (34, 34, 40), (92, 74, 96)  # the image, and what of it lies beyond the visible field
