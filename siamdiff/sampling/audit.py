@@ -10,7 +10,7 @@ from siamdiff import storage
 from siamdiff.data.manifest import Manifest, read_manifest
 from siamdiff.data.sample import Sample, Synthetic
 from siamdiff.data.shardset import ShardSet
-from siamdiff.data.transforms import apply
+from siamdiff.data.transforms import apply, second_parent
 from siamdiff.data.verify import problems_of
 from siamdiff.errors import SiamdiffError, UserError
 from siamdiff.sampling.plan import Plan, sample_seed
@@ -61,7 +61,8 @@ class Audit:
             yield f"shard {name} is planned: dataset.json does not list it"
 
     def _mask(self, origin: Synthetic) -> np.ndarray:
-        return apply(self.masks.read(origin.parent).mask, origin.transform)
+        parent, second = self.masks.read(origin.parent).mask, second_parent(origin.transform)
+        return apply(parent, origin.transform, None if second is None else self.masks.read(second).mask)
 
 
 def audit_of(manifest: Manifest) -> Audit | None:

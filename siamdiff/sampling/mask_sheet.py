@@ -16,6 +16,7 @@ from siamdiff.evaluation.sheets import describe, fit, wrapped
 from siamdiff.sampling.conditions import Condition, read_conditions
 from siamdiff.sampling.plan import NO_MODEL, Plan
 from siamdiff.sections import Generate
+from siamdiff.sections.schedulers import DDIM
 
 TILE = 192  # pixels
 GAP, MARGIN, TITLE = 10, 24, 28
@@ -52,7 +53,10 @@ def preview(generate: Generate, rows: int) -> tuple[bytes, str]:
         raise UserError(f"--rows is {rows}: must be from 1 to {MAX_ROWS}")
     assert generate.masks, "resolve() comes first"
     masks = ShardSet.open(generate.masks)
-    plan = Plan.of(generate, masks=masks.digest, model=NO_MODEL, resolution=masks.manifest.resolution)
+    of_masks = generate.model_copy(
+        update={"scheduler": DDIM}
+    )  # which scheduler draws the images is all one here
+    plan = Plan.of(of_masks, masks=masks.digest, model=NO_MODEL, resolution=masks.manifest.resolution)
     keys = plan.choose(masks.keys(generate.split))
     if not keys:
         raise UserError(

@@ -17,6 +17,7 @@ from siamdiff.sections import Generate, ImageFormat, Precision, Split, Transform
 from siamdiff.sections.schedulers import DDIM
 
 MaskKind = Literal["real", "random"]
+FIRST_TRANSFORMS = {"scale", "rotate", "translate", "flip"}
 NO_MODEL = "copy-paste"  # what stands for the model's digest where none draws
 
 
@@ -46,8 +47,15 @@ class Settings(BaseModel):
 
     @model_serializer(mode="wrap")
     def _as_before(self, fields: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without a configuration that is not there: plans of before it keep their digest."""
-        return {name: value for name, value in fields(self).items() if name != "scheduler" or value}
+        """Without what came later and is not used: plans of before it keep their digest."""
+        dumped = fields(self)
+        dumped["transforms"] = {
+            name: value
+            for name, value in dumped["transforms"].items()
+            if name in FIRST_TRANSFORMS
+            or getattr(self.transforms, name) != Transforms.model_fields[name].default
+        }
+        return {name: value for name, value in dumped.items() if name != "scheduler" or value}
 
     @property
     def takes_images(self) -> bool:

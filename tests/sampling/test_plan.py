@@ -115,3 +115,10 @@ def test_a_shard_is_known_by_its_number_alone():
     assert [(shard.fold, shard.mask_kind, len(shard.mask_keys)) for shard in whole[2:5]] == [
         (0, "real", 2), (1, "random", 4), (1, "random", 4),
     ]  # fmt: skip
+
+
+def test_a_plan_without_the_transforms_that_came_later_kept_its_digest():
+    assert plan().digest == "ca0276a4bf53e47e"
+    assert plan(transforms=Transforms(shear=(-5, 5))).digest != plan().digest
+    sheared = plan(transforms=Transforms(shear=(-5, 5)))
+    assert Plan.model_validate_json(sheared.model_dump_json()).digest == sheared.digest
