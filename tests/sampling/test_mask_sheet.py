@@ -55,6 +55,6 @@ def test_the_command_draws_a_sheet(masks, tmp_path, capsys):
     assert "2 of 6 masks in 2 folds, 0 repeated" in capsys.readouterr().out
     two = Image.open(io.BytesIO(sheet.read_bytes())).width
     assert main([*command, "--generate.folds", "3"]) == 0
-    assert Image.open(sheet).width - two == 202
+    assert Image.open(io.BytesIO(sheet.read_bytes())).width - two == 202
     assert main([*command[:-1], "0"]) == 2
     assert "--rows is 0" in capsys.readouterr().err
