@@ -10,13 +10,14 @@ from typing import Any
 from infra import fleet
 from infra.audit import check_shards
 from infra.rows import refuse_leftovers
-from infra.stage import LATEST, SYNTHETIC, StageStatus, reported
+from infra.stage import CARD, LATEST, SYNTHETIC, StageStatus, reported
 from infra.synthetic import Job, prepare
 from siamdiff import storage
 from siamdiff.config import Config
 from siamdiff.data.manifest import MANIFEST, finish_set
-from siamdiff.data.shards import finished_shards
+from siamdiff.data.shards import finished_shards, read_marker
 from siamdiff.errors import AlreadyRunningError, SiamdiffError, StoppedError
+from siamdiff.export.card import Described, card
 from siamdiff.run import InUseError, Lease, lease
 
 log = logging.getLogger(__name__)
@@ -79,7 +80,7 @@ def _check(config: Config, job: Job, names: list[str]) -> None:
 
 
 def _finish(config: Config, job: Job, names: list[str], demo: bool) -> None:
-    """Declares the set complete, and points `latest.json` to it."""
+    """Declares the set complete, describes it for people, and points `latest.json` to it."""
     masks, info = job.masks.manifest, job.model.info if job.model else {}
     made_from: dict[str, Any] = {
         "masks": {"uri": job.masks.uri, "digest": job.masks.digest},
@@ -101,6 +102,8 @@ def _finish(config: Config, job: Job, names: list[str], demo: bool) -> None:
         permitted_use=_joined(masks.permitted_use, info.get("permitted_use", masks.permitted_use)),
         made_from=made_from,
     )
+    versions = read_marker(job.output, names[0]).made_by.get("versions", {})
+    storage.write_bytes(storage.join(job.output, CARD), card([Described(manifest, versions)]).encode())
     storage.write_json(_latest_uri(config), _latest(job))
     log.info("%d synthetic pairs: %s", manifest.count, job.output)
 

@@ -14,6 +14,7 @@ PLAN = "plan.json"
 CONFIG = "config.yaml"
 LATEST = "latest.json"
 STATUS = "status.json"
+CARD = "README.md"
 
 
 @dataclass

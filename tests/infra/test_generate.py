@@ -115,7 +115,7 @@ def kill_samplers(output, times=1):
 
 
 @pytest.mark.cluster
-def test_every_planned_sample_is_made_once(undisturbed, root, caplog):
+def test_every_planned_sample_is_made_once(undisturbed, root, workplace, caplog):
     uri, made = undisturbed
     synthetic = ShardSet.open(uri)
     assert list(made) == SHARDS and synthetic.manifest.count == len(synthetic) == 20
@@ -129,6 +129,8 @@ def test_every_planned_sample_is_made_once(undisturbed, root, caplog):
     assert storage.name_of(uri) == synthetic.manifest.made_from["plan"]["digest"]
     assert read_marker(uri, SHARDS[0]).made_by["precision"] == "float32"
     assert storage.read_json(storage.join(uri, "status.json"))["phase"] == "finished"
+    card = storage.read_bytes(storage.join(uri, "README.md")).decode()
+    assert "ot for diagnosis" in card and "CC-BY-4.0" in card and str(workplace) not in card
 
     before = storage.list_files(uri), Path(uri, "dataset.json").stat().st_mtime_ns
     with caplog.at_level("INFO"):
