@@ -11,6 +11,7 @@ the others weigh so much more that means over micro-batches and workers are mean
 import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -244,10 +245,36 @@ def load_batches(
         multiprocessing_context="forkserver" if loader_workers else None,
         prefetch_factor=4 if loader_workers else None,
     )
-    for batch, weight in zip(loader, itertools.cycle(weights), strict=False):
+    batches = _weighted(
+        iter(loader), weights
+    )  # iter() here: another thread would not hear of readers that die
+    yield from _one_ahead(batches) if loader_workers else batches
+
+
+def _weighted(
+    batches: Iterator[Batch | SiamdiffError], weights: list[torch.Tensor | None]
+) -> Iterator[Batch]:
+    """The batches with the weights of their samples, these in turns."""
+    for weight in itertools.cycle(weights):
+        batch = next(batches, None)
+        if batch is None:
+            return
         if isinstance(batch, SiamdiffError):
             raise batch
         yield dataclasses.replace(batch, weight=weight)
+
+
+def _one_ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The batches, the next one taken from the readers in a thread while the trainer works on the last.
+
+    To map what another process made into this one takes milliseconds, in which the trainer would wait.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="batches") as thread:
+        upcoming = thread.submit(next, batches, None)
+        while (batch := upcoming.result()) is not None:
+            taken, batch = [batch], None
+            upcoming = thread.submit(next, batches, None)
+            yield taken.pop()  # held here no longer, so that the trainer says when it is freed
 
 
 def _filled_up(positions: range, size: int) -> list[int]:
