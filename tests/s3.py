@@ -8,6 +8,7 @@ prints the variables that a shell needs, and serves until Ctrl-C.
 import contextlib
 import itertools
 import json
+import os
 import random
 import secrets
 import shutil
@@ -49,8 +50,7 @@ class S3Server:
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="siamdiff-s3-"))
-        self.admin = ("admin" + secrets.token_hex(8), secrets.token_hex(16))
-        self.reader = ("reader" + secrets.token_hex(8), secrets.token_hex(16))
+        self.admin, self.reader = _keys("admin"), _keys("reader")
         self.bucket_uri = f"s3://{BUCKET}"
         self._port = 0
         self._has_content = False
@@ -131,6 +131,17 @@ class S3Server:
             for left_behind in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
                 left_behind.unlink(missing_ok=True)
 
+    @contextlib.contextmanager
+    def revoked(self) -> Iterator[None]:
+        """While the block runs, after a restart, the administrator's keys so far are nobody's."""
+        known, self.admin = self.admin, _keys("admin")
+        self._restart()
+        try:
+            yield
+        finally:
+            self.admin = known
+            self._restart()
+
     def close(self) -> None:
         """Stops the server and drops its content."""
         self.stop()
@@ -143,6 +154,11 @@ class S3Server:
             "AWS_SECRET_ACCESS_KEY": secret,
             "AWS_DEFAULT_REGION": REGION,
         }
+
+    def _restart(self) -> None:
+        self.stop()
+        self._write_identities()
+        self.start()
 
     def _write_identities(self) -> None:
         rights = {
@@ -180,7 +196,13 @@ class S3Server:
         ]
         with open(self.folder / "weed.log", "ab") as log:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
+                # it would take the keys of its environment for one more administrator's
+                env={name: value for name, value in os.environ.items() if not name.startswith("AWS_")},
             )
 
     def _wait_until_ready(self) -> bool:
@@ -202,6 +224,10 @@ class S3Server:
                 self._has_content = True
                 return True
         return False
+
+
+def _keys(name: str) -> tuple[str, str]:
+    return name + secrets.token_hex(8), secrets.token_hex(16)
 
 
 def _free_ports() -> Iterator[int]:

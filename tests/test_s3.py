@@ -62,6 +62,16 @@ def test_stopped_server_is_unreachable_and_comes_back_with_its_content(s3: S3Ser
     assert s3.client().get_object(Bucket=BUCKET, Key="kept")["Body"].read() == b"kept"
 
 
+def test_revoked_keys_are_refused_and_hold_again_after_it(s3: S3Server) -> None:
+    s3.client().put_object(Bucket=BUCKET, Key="mine", Body=b"mine")
+    mine = s3.env
+    with s3.revoked(), pytest.raises(ClientError) as error:
+        s3.client(mine).get_object(Bucket=BUCKET, Key="mine")
+    assert _refusal(error) == 403
+    assert s3.env == mine
+    assert s3.client().get_object(Bucket=BUCKET, Key="mine")["Body"].read() == b"mine"
+
+
 def test_two_servers_run_side_by_side(s3: S3Server) -> None:
     with S3Server() as other:
         assert other.endpoint != s3.endpoint
