@@ -55,10 +55,12 @@ class Attempts:
 
     @classmethod
     def start(cls) -> Any:
-        """A new count on the cluster: the handle of its actor."""
+        """A new count: the handle of its actor, on this node, which no other node takes along when it dies."""
         import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        return ray.remote(num_cpus=0)(cls).remote()
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        return ray.remote(cls).options(num_cpus=0, scheduling_strategy=here).remote()
 
 
 def connect() -> None:
