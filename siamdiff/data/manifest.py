@@ -26,6 +26,7 @@ MANIFEST = "dataset.json"
 INDEX = "index.parquet"
 REVISIONS = "revisions"
 _READ_THREADS = 16
+_READ_ROWS = 65_536
 _READ_AHEAD = 256  # markers: one of 64 samples is 30 kB
 _REPAIR = "python -m siamdiff verify --repair, then the command that made it, make it whole again"
 
@@ -277,7 +278,12 @@ def read_index(set_uri: str, manifest: Manifest) -> pa.Table:
         raise SiamdiffError(f"{uri} is damaged: its hash is not the manifest's; {_REPAIR}")
     try:
         # Without Arrow's threads: one in ten short processes (verify) would be aborted by them while it exits.
-        table = pq.ParquetFile(io.BytesIO(data), pre_buffer=False).read(use_threads=False)
+        # By batches: whole columns of millions of rows would be in memory twice while they are read.
+        file = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False)
+        batches = file.iter_batches(_READ_ROWS, use_threads=False)
+        table = pa.Table.from_batches(batches, schema=file.schema_arrow)
+        del file, batches
+        pa.default_memory_pool().release_unused()  # a third of what a large index took
     except (pa.ArrowException, OSError) as error:
         raise SiamdiffError(f"{uri} is damaged: {error}; {_REPAIR}") from error
     if not table.schema.equals(INDEX_SCHEMA):

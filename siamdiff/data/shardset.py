@@ -68,9 +68,8 @@ class ShardSet:
         if split is None:
             return keys
         # not Arrow's filter by expression, whose threads may abort a process that exits soon after
-        return [
-            key for key, of_key in zip(keys, self.index["split"].to_pylist(), strict=True) if of_key == split
-        ]
+        splits = (value.as_py() for value in self.index["split"])
+        return [key for key, of_key in zip(keys, splits, strict=True) if of_key == split]
 
     def row(self, key: str) -> IndexRow:
         """Where the sample `key` lies.
