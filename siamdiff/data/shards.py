@@ -82,6 +82,11 @@ def marker_uri(set_uri: str, name: str) -> str:
 
 def build_tar(samples: Iterable[EncodedSample]) -> bytes:
     """The tar of some samples: members sorted by name, no times, no owners; readable by `tar` and webdataset."""
+    return _packed(samples)[0]
+
+
+def _packed(samples: Iterable[EncodedSample]) -> tuple[bytes, list[tarfile.TarInfo]]:
+    """The tar of some samples and its members in order, with the offsets that reading it again would tell."""
     members: dict[str, bytes] = {}
     for sample in samples:
         key = sample.meta.key
@@ -94,13 +99,16 @@ def build_tar(samples: Iterable[EncodedSample]) -> bytes:
             if name in members:
                 raise SiamdiffError(f"key {key} occurs twice in one shard; keys must be unique")
             members[name] = data
-    buffer = io.BytesIO()
+    buffer, infos = io.BytesIO(), []
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for name in sorted(members):
             info = tarfile.TarInfo(name)  # its defaults: no time, no owner, mode 0644
             info.size = len(members[name])
+            info.offset = buffer.tell()
             tar.addfile(info, io.BytesIO(members[name]))
-    return buffer.getvalue()
+            info.offset_data = buffer.tell() - _padded(info.size)
+            infos.append(info)
+    return buffer.getvalue(), infos
 
 
 def index_tar(data: bytes, name: str) -> list[IndexRow]:
@@ -109,10 +117,22 @@ def index_tar(data: bytes, name: str) -> list[IndexRow]:
     Raises:
         SiamdiffError: not a whole tar of complete samples; the message says what is wrong.
     """
+    infos = list(_members(data, name))
+    rows = _index(data, name, infos)
+    end = infos[-1].offset_data + _padded(infos[-1].size) if infos else 0
+    expected = -(-(end + 2 * tarfile.BLOCKSIZE) // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
+    if len(data) != expected or data[end:].strip(b"\0"):
+        raise SiamdiffError(
+            f"shard {name} is damaged: {len(data)} bytes, should be {expected}; cut or added to"
+        )
+    return rows
+
+
+def _index(data: bytes, name: str, infos: Iterable[tarfile.TarInfo]) -> list[IndexRow]:
+    """The rows of a tar with these members, of which everything is checked but pixels."""
     rows: list[IndexRow] = []
     members: dict[str, tarfile.TarInfo] = {}
-    end = 0
-    for info in _members(data, name):
+    for info in infos:
         suffix = _suffix(info, name)
         key = info.name.partition(".")[0]
         if members and key != next(iter(members.values())).name.partition(".")[0]:
@@ -121,17 +141,11 @@ def index_tar(data: bytes, name: str) -> list[IndexRow]:
         if suffix in members:
             raise SiamdiffError(f"shard {name} is damaged: member {info.name} occurs twice")
         members[suffix] = info
-        end = info.offset_data + _padded(info.size)
     if members:
         rows.append(_row(data, name, members))
     keys = [row.key for row in rows]
     if keys != sorted(set(keys)):
         raise SiamdiffError(f"shard {name} is damaged: its keys are not sorted or occur twice")
-    expected = -(-(end + 2 * tarfile.BLOCKSIZE) // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
-    if len(data) != expected or data[end:].strip(b"\0"):
-        raise SiamdiffError(
-            f"shard {name} is damaged: {len(data)} bytes, should be {expected}; cut or added to"
-        )
     return rows
 
 
@@ -197,7 +211,11 @@ def _row(data: bytes, name: str, members: dict[str, tarfile.TarInfo]) -> IndexRo
 
 
 def _slice(data: bytes, info: tarfile.TarInfo) -> bytes:
-    return data[info.offset_data : info.offset_data + info.size]
+    return _cut(data, info.offset_data, info.size)
+
+
+def _cut(data: bytes, start: int, size: int) -> bytes:
+    return data[start : start + size]
 
 
 def parse_meta(data: bytes, shard: str, key: str) -> SampleMeta:
@@ -234,12 +252,12 @@ def write_shard(
     Raises:
         SiamdiffError: another or a damaged tar lies under this name.
     """
-    data = build_tar(samples)
-    planned = index_tar(data, name)
+    data, infos = _packed(samples)
+    planned = _index(data, name, infos)
     uri = tar_uri(set_uri, name)
     if storage.put_if_absent(uri, data):
         marker = _mark(name, data, planned, made_by or {})
-        storage.write_json(marker_uri(set_uri, name), marker.model_dump(mode="json"))
+        _write_marker(set_uri, marker)
         return marker
     return _adopt(set_uri, name, data, planned, made_by or {})
 
@@ -267,8 +285,13 @@ def _adopt(set_uri: str, name: str, ours: bytes, planned: list[IndexRow], made_b
         there = read_marker(set_uri, name)
         if there.sha256 == marker.sha256:
             return there
-    storage.write_json(marker_uri(set_uri, name), marker.model_dump(mode="json"))
+    _write_marker(set_uri, marker)
     return marker
+
+
+def _write_marker(set_uri: str, marker: Marker) -> None:
+    """Not by `storage.write_json`: for a shard of small images Python's indented JSON takes longer than its tar."""
+    storage.write_bytes(marker_uri(set_uri, marker.name), marker.model_dump_json(indent=2).encode() + b"\n")
 
 
 def _planned_as(row: IndexRow) -> tuple[str, int]:
@@ -312,9 +335,9 @@ def unpack(data: bytes, row: IndexRow, base: int = 0) -> EncodedSample:
     Raises:
         SiamdiffError: the JSON is damaged.
     """
-    meta = data[row.meta_offset - base :][: row.meta_size]
-    image = data[row.image_offset - base :][: row.image_size]
-    mask = data[row.mask_offset - base :][: row.mask_size]
+    meta = _cut(data, row.meta_offset - base, row.meta_size)
+    image = _cut(data, row.image_offset - base, row.image_size)
+    mask = _cut(data, row.mask_offset - base, row.mask_size)
     return EncodedSample(parse_meta(meta, row.shard, row.key), image, mask, row.image_format)
 
 
