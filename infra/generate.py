@@ -10,7 +10,7 @@ from typing import Any
 from infra import fleet
 from infra.audit import check_shards
 from infra.rows import refuse_leftovers
-from infra.stage import CARD, LATEST, SYNTHETIC, StageStatus, reported
+from infra.stage import CARD, CONFIG, LATEST, SYNTHETIC, StageStatus, reported
 from infra.synthetic import Job, prepare
 from siamdiff import storage
 from siamdiff.config import Config
@@ -50,6 +50,7 @@ def _generate(config: Config, demo: bool, job: Job, held: Lease, status: StageSt
     if not len(todo) and _is_latest(config, job):
         log.info("nothing to do: %s is complete", job.output)
         return
+    storage.write_bytes(storage.join(job.output, CONFIG), config.to_yaml().encode())
     status.write(phase="generating", output=job.output)
     outcome = fleet.make(config, job, todo, status) if len(todo) else fleet.Outcome({})
     names, done = [job.name(number) for number in range(job.shards)], finished_shards(job.output)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from infra.stage import CONFIG, LATEST, PLAN, SYNTHETIC
+from infra.stage import LATEST, PLAN, SYNTHETIC
 from siamdiff import storage
 from siamdiff.config import Config
 from siamdiff.data.shardset import ShardSet
@@ -93,7 +93,6 @@ def prepare(config: Config) -> Job:
         )
     output = settings.output or storage.join(config.root, SYNTHETIC, plan.digest)
     _claim(output, plan)
-    storage.write_bytes(storage.join(output, CONFIG), config.to_yaml().encode())
     return Job(plan, keys, masks, model, output)
 
 

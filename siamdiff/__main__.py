@@ -6,7 +6,7 @@ from pathlib import Path
 
 from siamdiff import storage
 from siamdiff.data.latents import verify_caches
-from siamdiff.data.shardset import ShardSet
+from siamdiff.data.shardset import ShardSet, verify
 from siamdiff.errors import SiamdiffError, UserError
 
 
@@ -50,11 +50,11 @@ def _add_verify(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from siamdiff.sampling.audit import verify_set
+    from siamdiff.sampling.audit import audit_of
 
     if arguments.repair:
         return _repair(arguments.uri)
-    problems, why = verify_set(arguments.uri)
+    problems = verify(arguments.uri, audit_of)
     if not problems:  # of a damaged set no cache is of use
         problems = verify_caches(arguments.uri)
     if problems:
@@ -66,8 +66,6 @@ def _verify(arguments: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return SiamdiffError.exit_code
-    if why:
-        print(f"warning: not compared with plan and masks: {why}", file=sys.stderr)
     manifest = ShardSet.open(arguments.uri).manifest
     print(f"whole: {manifest.count} samples in {len(manifest.shards)} shards, revision {manifest.revision}")
     return 0
@@ -75,9 +73,9 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 def _repair(uri: str) -> int:
     from siamdiff.data.repair import repair
-    from siamdiff.sampling.audit import audit_or_none
+    from siamdiff.sampling.audit import audit_of
 
-    done = repair(uri, audit_or_none)
+    done = repair(uri, audit_of)
     for problem in done.problems:
         print(problem)
     if not done.problems:

@@ -7,11 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from siamdiff import storage
-from siamdiff.data.manifest import Manifest, ShardEntry, read_manifest, withdraw
+from siamdiff.data.manifest import MANIFEST, Manifest, ShardEntry, read_manifest, withdraw
 from siamdiff.data.shards import FOLDER, finished_shards, marker_uri, read_marker, tar_uri
 from siamdiff.data.verify import Judge, Problem, check_shard, problems_of
 from siamdiff.errors import SiamdiffError, UserError
 from siamdiff.run import lease
+
+DAMAGED = "damaged"  # folder of a set for tars that were put aside
 
 
 @dataclass(frozen=True)
@@ -23,25 +25,28 @@ class Repair:
 
 
 def repair(uri: str, judge_of: Callable[[Manifest], Judge | None]) -> Repair:
-    """Drops the markers of damaged shards, and tars that are damaged themselves; the set is incomplete from then on.
+    """Drops the markers of damaged shards and puts damaged tars aside; the set is incomplete from then on.
 
-    A tar that is sound stays: the command that made the set finds it and marks it again. An incomplete set is checked
-    too, every shard by its own marker. A set without problems is left as it is.
+    A tar that is sound stays: the command that made the set finds it and marks it again. One that is not goes to
+    DAMAGED, since most of its samples may be whole and their source lost. An incomplete set is checked too, every shard
+    by its own marker. A set without problems is left as it is.
 
     Args:
         uri: of the set.
         judge_of: gives what else looks at the samples of a set, as in `problems_of`.
 
     Raises:
-        UserError: nothing is there.
+        UserError: nothing is there, or a set of an unknown schema.
         InUseError: a job is at work there.
     """
-    uri = storage.normalize(uri)
+    uri = _existing(uri)
     with lease(uri):
+        if not storage.exists(storage.join(uri, MANIFEST)):
+            return _of_incomplete(uri)
         try:
             manifest = read_manifest(uri)
-        except UserError:
-            return _of_incomplete(uri)
+        except UserError:  # not to be judged by a schema that is not its own
+            raise
         except SiamdiffError as error:  # a damaged dataset.json tells nothing of the shards
             withdraw(uri)
             found = _of_incomplete(uri)
@@ -54,11 +59,8 @@ def repair(uri: str, judge_of: Callable[[Manifest], Judge | None]) -> Repair:
 
 def _of_incomplete(uri: str) -> Repair:
     """Checks every marked shard of a set without a manifest by its own marker."""
-    names = finished_shards(uri)
-    if not names:
-        raise UserError(f"{uri} holds no finished shard; name the folder of a set")
     problems: list[Problem] = []
-    for name in sorted(names):
+    for name in sorted(finished_shards(uri)):
         try:
             marker = read_marker(uri, name)
         except SiamdiffError as error:
@@ -70,18 +72,20 @@ def _of_incomplete(uri: str) -> Repair:
 
 
 def _dropped(uri: str, problems: list[Problem]) -> Repair:
-    """Removes the markers of shards with problems, then the tars that are themselves wrong."""
+    """Removes the markers of shards with problems, then puts the tars aside that are themselves wrong."""
     shards = sorted({problem.shard for problem in problems if problem.shard})
     wrong = {problem.shard for problem in problems if problem.is_of_tar}
     for name in shards:
         storage.delete(marker_uri(uri, name))
         if name in wrong:  # else the next attempt would find it in its place
+            aside = storage.join(uri, DAMAGED, f"{name}.tar")
+            storage.write_bytes(aside, storage.read_bytes(tar_uri(uri, name)))
             storage.delete(tar_uri(uri, name))
     return Repair([problem.text for problem in problems], shards)
 
 
 def collect(uri: str, *, dry_run: bool = False) -> list[str]:
-    """Removes what no marker names: tars of attempts that were lost before they marked them, files never finished.
+    """Removes what no marker names: tars of lost attempts, tars that `repair` put aside, files never finished.
 
     Returns their names below the set. With `dry_run` nothing is removed.
 
@@ -89,15 +93,24 @@ def collect(uri: str, *, dry_run: bool = False) -> list[str]:
         UserError: no set is there.
         InUseError: a job is at work there.
     """
-    uri = storage.normalize(uri)
-    folder = storage.join(uri, FOLDER)
+    uri = _existing(uri)
     with lease(uri):
-        files = storage.list_files(folder)
-        if not files:
-            raise UserError(f"{uri} holds no shards; name the folder of a set")
-        marked = finished_shards(uri)
+        files, marked = storage.list_files(storage.join(uri, FOLDER)), finished_shards(uri)
         strays = [name for name in files if name.endswith(".tar") and name.removesuffix(".tar") not in marked]
-        if not dry_run:
-            for name in strays:
-                storage.delete(storage.join(folder, name))
-        return [storage.join(FOLDER, name) for name in strays] + storage.sweep_partials(uri, dry_run=dry_run)
+        names = [storage.join(FOLDER, name) for name in strays]
+        names += [storage.join(DAMAGED, name) for name in storage.list_files(storage.join(uri, DAMAGED))]
+        for name in [] if dry_run else names:
+            storage.delete(storage.join(uri, name))
+        return names + storage.sweep_partials(uri, dry_run=dry_run)
+
+
+def _existing(uri: str) -> str:
+    """The URI of a folder with shards: a lease in a mistyped one would make it.
+
+    Raises:
+        UserError: there are none.
+    """
+    uri = storage.normalize(uri)
+    if not storage.list_files(storage.join(uri, FOLDER)):
+        raise UserError(f"{uri} holds no shards; name the folder of a set")
+    return uri

@@ -49,12 +49,15 @@ class CheckedShard:
         return of_marker + [Problem(text, shard, is_of_tar=True) for text in self.tar_problems]
 
 
-def verify(uri: str) -> list[str]:
+def verify(uri: str, judge_of: Callable[[Manifest], Judge | None] | None = None) -> list[str]:
     """Problems of a complete set, one line each; [] when it is whole.
 
     Every byte is read: hashes, sizes and counts of shards, markers and totals; members, their JSON and hashes; every
     image decodes as RGB of the size declared, every mask as 0 and 255; keys are unique; index.parquet agrees.
-    `siamdiff.sampling.audit` also compares a synthetic set with its plan and its masks.
+
+    Args:
+        uri: of the set.
+        judge_of: gives what else looks at the samples of a set, such as `siamdiff.sampling.audit.audit_of`.
 
     Raises:
         UserError: not a complete set (no dataset.json), or of an unknown schema.
@@ -66,12 +69,13 @@ def verify(uri: str) -> list[str]:
         raise
     except SiamdiffError as error:
         return [str(error)]
-    return [problem.text for problem in problems_of(uri, manifest)]
+    judge = judge_of(manifest) if judge_of else None
+    return [problem.text for problem in problems_of(uri, manifest, judge)]
 
 
 def problems_of(uri: str, manifest: Manifest, judge: Judge | None = None) -> list[Problem]:
     """The problems of a set with a sound manifest, see `verify`; `judge` looks at the samples too."""
-    problems = list(_listing_problems(uri, manifest))
+    problems = list(_listing_problems(uri, manifest, judge))
     index = _Index(uri, manifest)
     problems += map(Problem, index.problems)
     tally = _Tally(manifest)
@@ -91,8 +95,10 @@ def problems_of(uri: str, manifest: Manifest, judge: Judge | None = None) -> lis
     return problems
 
 
-def _listing_problems(uri: str, manifest: Manifest) -> Iterator[Problem]:
+def _listing_problems(uri: str, manifest: Manifest, judge: Judge | None) -> Iterator[Problem]:
     names = [shard.name for shard in manifest.shards]
+    for name in judge.missing(names) if judge else []:
+        yield Problem(f"shard {name} is planned: dataset.json does not list it", name)
     for name, count in Counter(names).items():
         if count > 1:
             yield Problem(f"dataset.json lists shard {name} {count} times")

@@ -1,18 +1,16 @@
 """Whether a synthetic set is what its plan says: every sample once, none foreign, every mask its parent's transform."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 from pydantic import ValidationError
 
-from siamdiff import storage
-from siamdiff.data.manifest import Manifest, read_manifest
+from siamdiff.data.manifest import Manifest
 from siamdiff.data.sample import Sample, Synthetic
 from siamdiff.data.shardset import ShardSet
 from siamdiff.data.transforms import apply, second_parent
-from siamdiff.data.verify import problems_of
-from siamdiff.errors import SiamdiffError, UserError
+from siamdiff.errors import SiamdiffError
 from siamdiff.sampling.plan import Plan, sample_seed
 
 log = logging.getLogger(__name__)
@@ -55,10 +53,9 @@ class Audit:
         if due:
             yield f"shard {shard} lacks {len(due)} planned samples, the one of mask {min(due)} first"
 
-    def missing(self, manifest: Manifest) -> Iterator[str]:
-        """Planned shards that the set does not list."""
-        for name in sorted(self.numbers.keys() - {shard.name for shard in manifest.shards}):
-            yield f"shard {name} is planned: dataset.json does not list it"
+    def missing(self, listed: Collection[str]) -> list[str]:
+        """Planned shards that a set does not list."""
+        return sorted(self.numbers.keys() - set(listed))
 
     def _mask(self, origin: Synthetic) -> np.ndarray:
         parent, second = self.masks.read(origin.parent).mask, second_parent(origin.transform)
@@ -66,10 +63,10 @@ class Audit:
 
 
 def audit_of(manifest: Manifest) -> Audit | None:
-    """What judges the samples of a set; None for a set without a plan: a real one, or another method's.
+    """What judges the samples of a set.
 
-    Raises:
-        SiamdiffError: the masks that it was made for cannot be had, or its plan is of another version.
+    None for a set without a plan, a real one or another method's; and, which the log tells, where the masks that it was
+    made for cannot be had or its plan is of another version.
     """
     made_from = manifest.made_from
     if "plan" not in made_from:
@@ -77,39 +74,10 @@ def audit_of(manifest: Manifest) -> Audit | None:
     fields = {name: value for name, value in made_from["plan"].items() if name != "digest"}
     try:
         plan = Plan.model_validate(fields)
-    except ValidationError as error:
-        raise SiamdiffError("its plan is of another version of siamdiff") from error
-    return Audit(plan, ShardSet.open(made_from["masks"]["uri"], plan.masks))
-
-
-def audit_or_none(manifest: Manifest) -> Audit | None:
-    """As `audit_of`; None too where plan and masks cannot be had, which a log line tells."""
-    try:
-        return audit_of(manifest)
-    except SiamdiffError as error:
-        log.warning("not compared with plan and masks: %s", error)
-        return None
-
-
-def verify_set(uri: str) -> tuple[list[str], str]:
-    """As `siamdiff.data.verify.verify`, and compared with plan and masks where there are any and they can be had.
-
-    Returns the problems, one line each, and why plan and masks were not looked at ("" if they were, or there are none).
-
-    Raises:
-        UserError: not a complete set (no dataset.json), or of an unknown schema.
-    """
-    uri = storage.normalize(uri)
-    try:
-        manifest = read_manifest(uri)
-    except UserError:
-        raise
-    except SiamdiffError as error:
-        return [str(error)], ""
-    judge, why = None, ""
-    try:
-        judge = audit_of(manifest)
+        return Audit(plan, ShardSet.open(made_from["masks"]["uri"], plan.masks))
+    except ValidationError:
+        why = "its plan is of another version of siamdiff"
     except SiamdiffError as error:
         why = str(error)
-    problems = [problem.text for problem in problems_of(uri, manifest, judge)]
-    return problems + (list(judge.missing(manifest)) if judge else []), why
+    log.warning("not compared with plan and masks: %s", why)
+    return None

@@ -60,9 +60,7 @@ class ShardSampler:
             else scheduler_of(settings.scheduler)
         )
         self._texts: dict[str, Tensor] = {}
-        self._fits = (
-            settings.batch_size
-        )  # the largest batch that this process has memory for, as far as is known
+        self._fits = settings.batch_size  # the largest batch that there is memory for, as far as is known
         self._halved = 0
 
     def samples(self, conditions: Sequence[Condition]) -> Iterator[EncodedSample]:

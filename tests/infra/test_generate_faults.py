@@ -13,8 +13,8 @@ from siamdiff import storage
 from siamdiff.__main__ import main
 from siamdiff.config import Config
 from siamdiff.data.shards import finished_shards, marker_uri, tar_uri
-from siamdiff.data.shardset import ShardSet
-from siamdiff.sampling.audit import verify_set
+from siamdiff.data.shardset import ShardSet, verify
+from siamdiff.sampling.audit import audit_of
 from tests import jobs
 from tests.raylets import Cluster, Node
 from tests.s3 import S3Server
@@ -89,7 +89,7 @@ def ends_well(config: Config, folder: Path) -> str:
 def is_as(whole: str, output: str) -> None:
     """The set at `output` has the bytes of the other one, and is as planned."""
     assert hashes(output) == hashes(whole)
-    assert verify_set(output) == ([], "")
+    assert verify(output, audit_of) == []
 
 
 def test_a_store_that_is_away_for_20_seconds_costs_nothing(
@@ -217,7 +217,7 @@ def test_what_repair_drops_the_same_command_makes_again(
 ) -> None:
     output = output_of(copy)
     name = damage(output, kind)
-    assert any(name in problem for problem in verify_set(output)[0])
+    assert any(name in problem for problem in verify(output, audit_of))
     assert main(["verify", output, "--repair"]) == 0
     ends_well(copy, tmp_path)
     is_as(whole, output)

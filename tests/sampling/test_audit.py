@@ -13,8 +13,10 @@ from siamdiff.data.manifest import Manifest, finish_set, read_manifest
 from siamdiff.data.repair import collect, repair
 from siamdiff.data.sample import EncodedSample, Synthetic, content_key, make_sample
 from siamdiff.data.shards import finished_shards, tar_uri, write_shard
+from siamdiff.data.verify import verify
+from siamdiff.errors import UserError
 from siamdiff.run import InUseError, lease
-from siamdiff.sampling.audit import verify_set
+from siamdiff.sampling.audit import audit_of
 from siamdiff.sampling.conditions import Condition, read_conditions
 from siamdiff.sampling.plan import Plan
 from siamdiff.sections import Generate
@@ -92,7 +94,7 @@ def work(tmp_path: Path) -> Work:
 
 def test_a_set_as_planned_is_whole(work: Work, capsys: pytest.CaptureFixture[str]):
     work.finish()
-    assert verify_set(work.uri) == ([], "")
+    assert verify(work.uri, audit_of) == []
     assert main(["verify", work.uri]) == 0
     assert capsys.readouterr().out == "whole: 14 samples in 4 shards, revision 1\n"
 
@@ -122,7 +124,7 @@ def test_a_sample_that_was_not_planned_so_is_found_dropped_and_made_again(
     storage.delete_folder(work.uri)
     work.make(shard, **changes)
     work.finish()
-    problems, _ = verify_set(work.uri)
+    problems = verify(work.uri, audit_of)
     assert all(shard in problem for problem in problems)
     assert any(message in problem for problem in problems)
     assert main(["verify", work.uri]) == 1
@@ -133,7 +135,7 @@ def test_a_sample_that_was_not_planned_so_is_found_dropped_and_made_again(
     assert main(["verify", work.uri]) == 2, "until it is made again the set is incomplete"
     again = work.finish()
     assert (again.digest, again.revision) == (whole, 2)
-    assert verify_set(work.uri) == ([], "")
+    assert verify(work.uri, audit_of) == []
 
 
 def test_a_lost_and_a_strange_shard_are_found(work: Work):
@@ -141,11 +143,12 @@ def test_a_lost_and_a_strange_shard_are_found(work: Work):
     storage.delete(tar_uri(work.uri, "fold1-000001"))
     storage.delete(tar_uri(work.uri, "fold1-000001").replace(".tar", ".json"))
     work.declare()
-    assert verify_set(work.uri)[0] == ["shard fold1-000001 is planned: dataset.json does not list it"]
+    assert verify(work.uri, audit_of) == ["shard fold1-000001 is planned: dataset.json does not list it"]
+    assert repair(work.uri, audit_of).dropped == ["fold1-000001"]
     some = read_conditions(work.masks, work.plan, next(work.shards()))[0]
     write_shard(work.uri, "fold7-000000", [drawn(some, fold=7)])
     work.finish()
-    assert any("fold7-000000 is not of the plan" in problem for problem in verify_set(work.uri)[0])
+    assert any("fold7-000000 is not of the plan" in problem for problem in verify(work.uri, audit_of))
 
 
 def damage(work: Work, kind: str) -> None:
@@ -181,7 +184,7 @@ def test_what_repair_drops_is_made_again_with_the_same_bytes(work: Work, kind: s
     assert not storage.exists(f"{work.uri}/dataset.json")
     again = work.finish()
     assert [shard.sha256 for shard in again.shards] == [shard.sha256 for shard in whole.shards]
-    assert again.revision == 2 and verify_set(work.uri) == ([], "")
+    assert again.revision == 2 and verify(work.uri, audit_of) == []
     earlier = json.loads(storage.read_bytes(f"{work.uri}/revisions/000001.json"))
     assert again.previous == (whole.digest if kind != "manifest" else None) and earlier.get("revision") in (
         1,
@@ -196,7 +199,7 @@ def test_an_incomplete_set_is_repaired_by_its_own_markers(work: Work):
     assert main(["verify", work.uri, "--repair"]) == 0
     assert finished_shards(work.uri) == {"fold0-000000", "fold1-000000", "fold1-000001"}
     work.finish()
-    assert verify_set(work.uri) == ([], "")
+    assert verify(work.uri, audit_of) == []
 
 
 def test_a_set_without_problems_is_left_as_it_is(work: Work, capsys: pytest.CaptureFixture[str]):
@@ -207,12 +210,12 @@ def test_a_set_without_problems_is_left_as_it_is(work: Work, capsys: pytest.Capt
 
 
 def test_without_its_masks_a_set_is_whole_and_that_they_were_not_looked_at_is_said(
-    work: Work, capsys: pytest.CaptureFixture[str]
+    work: Work, caplog: pytest.LogCaptureFixture
 ):
     work.finish()
     storage.delete_folder(work.masks.uri)
     assert main(["verify", work.uri]) == 0
-    assert "warning: not compared with plan and masks" in capsys.readouterr().err
+    assert "not compared with plan and masks" in caplog.text
 
 
 def test_gc_removes_what_no_marker_names_and_nothing_else(work: Work, capsys: pytest.CaptureFixture[str]):
@@ -223,11 +226,11 @@ def test_gc_removes_what_no_marker_names_and_nothing_else(work: Work, capsys: py
     assert capsys.readouterr().out.splitlines() == [
         "shards/fold9-000000.tar", "shards/.partial-1", "2 files would be removed",
     ]  # fmt: skip
-    assert verify_set(work.uri)[0] == [
+    assert verify(work.uri, audit_of) == [
         "shards/fold9-000000.tar is not of this set: dataset.json does not list it"
     ]
     assert main(["gc", work.uri]) == 0
-    assert verify_set(work.uri) == ([], "") and read_manifest(work.uri) == whole
+    assert verify(work.uri, audit_of) == [] and read_manifest(work.uri) == whole
     assert not Path(work.uri, "shards", ".partial-1").exists()
     assert main(["gc", work.uri]) == 0 and capsys.readouterr().out.endswith("0 files removed\n")
 
@@ -238,3 +241,32 @@ def test_a_set_that_a_job_writes_is_left_alone(work: Work, command: Callable[[st
     with lease(work.uri, renew_seconds=0.1), pytest.raises(InUseError, match="is in use by process"):
         command(work.uri)
     assert read_manifest(work.uri) == whole
+
+
+def test_a_damaged_tar_is_put_aside_until_gc(work: Work):
+    work.finish()
+    damage(work, "flipped")
+    damaged = storage.read_bytes(tar_uri(work.uri, "fold0-000001"))
+    repair(work.uri, audit_of)
+    assert storage.read_bytes(f"{work.uri}/damaged/fold0-000001.tar") == damaged
+    work.finish()
+    assert verify(work.uri, audit_of) == []
+    assert collect(work.uri) == ["damaged/fold0-000001.tar"] and verify(work.uri, audit_of) == []
+
+
+def test_a_set_of_another_schema_is_not_judged_by_this_one(work: Work):
+    work.finish()
+    path = Path(work.uri, "dataset.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 99}))
+    before = storage.list_files(work.uri)
+    with pytest.raises(UserError, match="schema version 99"):
+        repair(work.uri, audit_of)
+    assert storage.list_files(work.uri) == before
+
+
+@pytest.mark.parametrize("command", [["gc"], ["verify", "--repair"]])
+def test_a_mistyped_folder_is_not_made(
+    tmp_path: Path, command: list[str], capsys: pytest.CaptureFixture[str]
+):
+    assert main([command[0], str(tmp_path / "st"), *command[1:]]) == 2
+    assert "holds no shards" in capsys.readouterr().err and not list(tmp_path.iterdir())

@@ -66,9 +66,8 @@ def field_area(parameters: Parameters, shape: tuple[int, ...]) -> NDArray[np.boo
 
 def polygon_area(polygon: list[list[int]], shape: tuple[int, ...]) -> NDArray[np.bool_]:
     """The pixels (H, W) whose centre lies in a polygon; its corners are x and y of corners of pixels."""
-    corners = (
-        np.array(polygon, dtype=float)[:, ::-1] - 0.5
-    )  # row and column; a pixel's centre is at its index
+    # Rows and columns; a pixel's centre is at its index.
+    corners = np.array(polygon, dtype=float)[:, ::-1] - 0.5
     return grid_points_in_poly(shape, corners)
 
 
