@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from infra import cluster, metrics
+from infra.gates import GateInputs, inputs_of, tell
 from infra.masks import read_masks
 from infra.rows import each_row
 from infra.sampler import SamplerActor
@@ -51,12 +52,14 @@ def make(config: Config, job: Job, todo: np.ndarray, status: StageStatus) -> Out
         f"{fewest} sampler actors and the reader",
         "lower generate.actors (or generate.min_actors), cluster.actor_cpus or cluster.gpus",
     )
+    gates = inputs_of(config, job)
+    tell(gates)
     progress = Progress(config, job, status, len(todo), gpus)
     attempts = cluster.Attempts.start()
     outcome = Outcome({})
     try:
         with _one_row_blocks():
-            for row in each_row(_results(config, job, todo, (fewest, most), attempts)):
+            for row in each_row(_results(config, job, todo, (fewest, most), attempts, gates)):
                 if row["error"]:
                     outcome.failures[row["name"]] = row["error"]
                     log.warning("shard %s failed: %s", row["name"], row["error"])
@@ -92,7 +95,14 @@ def _one_row_blocks() -> Iterator[None]:
         context.target_max_block_size, context.target_min_block_size = before
 
 
-def _results(config: Config, job: Job, todo: np.ndarray, actors: tuple[int, int], attempts: Any) -> Any:
+def _results(
+    config: Config,
+    job: Job,
+    todo: np.ndarray,
+    actors: tuple[int, int],
+    attempts: Any,
+    gates: GateInputs | None,
+) -> Any:
     """The Ray Data set with one row per finished or failed shard."""
     import pyarrow as pa
     import ray.data
@@ -122,6 +132,7 @@ def _results(config: Config, job: Job, todo: np.ndarray, actors: tuple[int, int]
                 "device": "cuda" if gpus else "cpu",
                 "threads": config.cluster.threads,
                 "attempts": attempts,
+                "gates": gates,
             },
             # One shard at work, one ready to follow it.
             compute=ray.data.ActorPoolStrategy(
@@ -143,7 +154,7 @@ class Progress:
         # Speed is counted from the first shard on: before it nodes, processes and models were starting.
         self.first: float | None = None
         self.since = self.shards_since = 0
-        self.images = self.retried = 0
+        self.images = self.retried = self.redrawn = self.rejected = 0
         self.alive: dict[str, float] = {}  # seconds that each actor was there, as of its last row
         self.logged = self.began
         self._gauges = metrics.GenerateGauges()
@@ -169,6 +180,8 @@ class Progress:
         self.status.done += not row["error"]
         self.images += row["count"]
         self.retried += row["attempt"] > 1
+        self.redrawn += row["redrawn"]
+        self.rejected += row["rejected"]
         if self.first is None:
             self.first = now
         else:
@@ -188,6 +201,8 @@ class Progress:
             "gpu_seconds": self.gpus * self.actor_seconds,
             "cost": self.cost,
             "retried": float(self.retried),
+            "redrawn": float(self.redrawn),
+            "rejected": float(self.rejected),
         }
         words = [f"{self.status.done} of {self.status.total} shards done"]
         if seconds_per_shard and self.first is not None:
@@ -201,6 +216,8 @@ class Progress:
                 left = self.cost / (self.todo - self.left) * self.left
                 figures["cost_left"] = left
                 words.append(f"{self.cost:.2f} dollars spent, about {left:.2f} to go")
+        if self.redrawn:
+            words.append(f"{self.redrawn} images drawn again, {self.rejected} rejected to the last")
         if self.shards_since or self.images:
             log.info(", ".join(words))
         self._gauges.set(figures)
@@ -226,11 +243,13 @@ class Progress:
         if self.cost and self.images:
             price = f", {self.cost:.2f} dollars, {1000 * self.cost / self.images:.2f} per 1,000 images"
         log.info(
-            "made %d images in %s by %d actors: %s%s, %d shards retried",
+            "made %d images in %s by %d actors: %s%s, %d shards retried, %d images drawn again, %d rejected",
             self.images,
             readable_seconds(time.monotonic() - self.began),
             len(self.alive),
             took,
             price,
             self.retried,
+            self.redrawn,
+            self.rejected,
         )

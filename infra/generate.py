@@ -9,6 +9,7 @@ from typing import Any
 
 from infra import fleet
 from infra.audit import check_shards
+from infra.gates import inputs_of
 from infra.rows import refuse_leftovers
 from infra.stage import CARD, CONFIG, LATEST, SYNTHETIC, StageStatus, reported
 from infra.synthetic import Job, prepare
@@ -17,8 +18,10 @@ from siamdiff.config import Config
 from siamdiff.data.manifest import MANIFEST, finish_set
 from siamdiff.data.shards import finished_shards, read_marker
 from siamdiff.errors import AlreadyRunningError, SiamdiffError, StoppedError
+from siamdiff.evaluation.features import EfficientNetLite0
 from siamdiff.export.card import Described, card
 from siamdiff.run import InUseError, Lease, lease
+from siamdiff.sampling.gates import Tally
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +33,7 @@ def generate(config: Config, demo: bool) -> None:
         UserError: no model, no mask set, masks of another size than the model's, an output that holds another plan.
         AlreadyRunningError: another job makes this very set.
         StoppedError: the budget is used up.
-        SiamdiffError: shards could not be made, or the finished set is not whole.
+        SiamdiffError: shards could not be made, the finished set is not whole, or too many samples were rejected.
     """
     with reported(config, SYNTHETIC) as status:
         job = prepare(config)
@@ -61,26 +64,68 @@ def _generate(config: Config, demo: bool, job: Job, held: Lease, status: StageSt
         )
     refuse_leftovers("shards", names, done, outcome.failures)
     status.write(phase="verifying")
-    _check(config, job, names)
+    tally = _check(config, job, names)
+    _refuse_rejected(config, job, tally)
+    gates = _gates(config, job, tally)
     held.check()
-    _finish(config, job, names, demo)
+    _finish(config, job, names, demo, gates)
 
 
-def _check(config: Config, job: Job, names: list[str]) -> None:
-    """Reads every shard again, on the cluster, and compares it with the plan.
+def _check(config: Config, job: Job, names: list[str]) -> Tally:
+    """Reads every shard again, on the cluster, and compares it with the plan; tells how its samples fared at the gates.
 
     Raises:
         SiamdiffError: one is damaged, or not as planned.
     """
-    problems = check_shards(config, job.output, names, job.plan, job.masks.uri)
+    problems, tally = check_shards(config, job.output, names, job.plan, job.masks.uri)
     if problems:
         raise SiamdiffError(
             f"{job.output} is not whole: {problems[0]} ({len(problems)} problems); python -m siamdiff verify --repair "
             f"{job.output} drops what is damaged, then the same command makes it again"
         )
+    return tally
 
 
-def _finish(config: Config, job: Job, names: list[str], demo: bool) -> None:
+def _refuse_rejected(config: Config, job: Job, tally: Tally) -> None:
+    """The gate of the whole set.
+
+    Raises:
+        SiamdiffError: more samples are rejected than may be.
+    """
+    if job.plan.settings.gates is None:
+        return
+    log.info(
+        "gates: %d of %d samples drawn again, %d rejected to the last%s",
+        tally.redrawn,
+        tally.samples,
+        tally.rejected,
+        f" ({tally.reasons})" if tally.rejected else "",
+    )
+    most = config.generate.max_rejected
+    if tally.rejected > most * tally.samples:
+        raise SiamdiffError(
+            f"{tally.rejected} of {tally.samples} samples passed the gates in none of their draws ({tally.reasons}); "
+            f"generate.max_rejected {most:g} permits {int(most * tally.samples)}: look at {job.output}, then train the "
+            "model longer or on more images, or raise --generate.max_rejected and run the same command again"
+        )
+
+
+def _gates(config: Config, job: Job, tally: Tally) -> dict[str, Any] | None:
+    """What the manifest says of the gates; None without any. Their settings are the plan's."""
+    inputs = inputs_of(config, job)
+    if inputs is None:
+        return None
+    copies: dict[str, Any] = {}
+    if job.training and inputs.reference:
+        training = {"uri": job.training.uri, "digest": job.training.digest}
+        limits = inputs.reference.limits.as_dict()
+        copies = {
+            "copies": {"training": training, "limits": limits, "features": EfficientNetLite0.spec.label}
+        }
+    return {"counts": tally.as_dict()} | copies
+
+
+def _finish(config: Config, job: Job, names: list[str], demo: bool, gates: dict[str, Any] | None) -> None:
     """Declares the set complete, describes it for people, and points `latest.json` to it."""
     masks, info = job.masks.manifest, job.model.info if job.model else {}
     made_from: dict[str, Any] = {
@@ -93,6 +138,8 @@ def _finish(config: Config, job: Job, names: list[str], demo: bool) -> None:
             "digest": job.plan.model,
             "data_digest": info["data_digest"],
         }
+    if gates:
+        made_from["gates"] = gates
     manifest = finish_set(
         job.output,
         names,

@@ -67,6 +67,10 @@ GENERATE = {
     "cost": Metric("siamdiff_generate_cost_dollars", "spent by this job, at cluster.price"),
     "cost_left": Metric("siamdiff_generate_cost_left_dollars", "until the last shard, at this speed"),
     "retried": Metric("siamdiff_generate_shards_retried", "finished at a later attempt than the first"),
+    "redrawn": Metric(
+        "siamdiff_generate_redrawn", "images of this job that took more than one draw to pass the gates"
+    ),
+    "rejected": Metric("siamdiff_generate_rejected", "images of this job that no draw made pass the gates"),
 }
 
 

@@ -6,6 +6,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from infra.gates import GateInputs, keeper_of
 from infra.rows import attempt_row, failed_row, prepare_actor
 from siamdiff import storage
 from siamdiff.data.cache import made_once
@@ -14,6 +15,7 @@ from siamdiff.errors import SiamdiffError
 from siamdiff.model.base import folder_digest
 from siamdiff.model.folder import load_model, read_info
 from siamdiff.sampling.copies import PairCopier
+from siamdiff.sampling.gates import Tally
 from siamdiff.sampling.plan import Plan
 from siamdiff.sampling.shard import ShardSampler
 
@@ -28,20 +30,34 @@ class SamplerActor:
         device: "cpu" or "cuda".
         threads: of PyTorch; their number changes the last bits.
         attempts: handle of the `Attempts` actor.
+        gates: what the gates of the plan judge by.
     """
 
     def __init__(
-        self, plan: Plan, model_uri: str, output: str, device: str, threads: int, attempts: Any
+        self,
+        plan: Plan,
+        model_uri: str,
+        output: str,
+        device: str,
+        threads: int,
+        attempts: Any,
+        gates: GateInputs | None = None,
     ) -> None:
         self.name, self.born = uuid.uuid4().hex, time.monotonic()
         prepare_actor(device, threads)
-        self.sampler = _sampler(plan, model_uri, device)
+        self.sampler = _sampler(plan, model_uri, device, gates)
+        self.tally = Tally()
         self.output = output
         self.attempts = attempts
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Samples and writes one shard: what `attempt_row` gives, and {worker, alive}: this actor, and its seconds."""
+        """Samples and writes one shard: what `attempt_row` gives, {redrawn, rejected} samples, and {worker, alive}.
+
+        The last two are this actor, and the seconds since its start.
+        """
+        self.tally = Tally()
         made = failed_row(row) if row["error"] else self._attempt(row)
+        made |= {"redrawn": self.tally.redrawn, "rejected": self.tally.rejected}
         return made | {"worker": self.name, "alive": time.monotonic() - self.born}
 
     def _attempt(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -50,13 +66,16 @@ class SamplerActor:
     def _write(self, row: dict[str, Any]) -> int:
         samples = list(self.sampler.samples(pickle.loads(row["conditions"])))
         # Only now does the sampler know what it took to make them.
-        return write_shard(self.output, row["name"], samples, made_by=self.sampler.made_by()).count
+        count = write_shard(self.output, row["name"], samples, made_by=self.sampler.made_by()).count
+        self.tally = Tally.of(sample.meta for sample in samples)
+        return count
 
 
-def _sampler(plan: Plan, model_uri: str, device: str) -> ShardSampler | PairCopier:
+def _sampler(plan: Plan, model_uri: str, device: str, gates: GateInputs | None) -> ShardSampler | PairCopier:
     if plan.settings.method == "copy-paste":
         return PairCopier()
-    return ShardSampler(load_model(str(model_on_this_node(model_uri, plan.model)), device), plan)
+    model = load_model(str(model_on_this_node(model_uri, plan.model)), device)
+    return ShardSampler(model, plan, keeper_of(plan, gates, device))
 
 
 def model_on_this_node(uri: str, digest: str) -> Path:

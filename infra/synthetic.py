@@ -1,5 +1,6 @@
 """What bulk generation makes, from what, and where: looked at and claimed before anything is spent."""
 
+import hashlib
 import logging
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -11,14 +12,15 @@ from infra.stage import LATEST, PLAN, SYNTHETIC
 from siamdiff import storage
 from siamdiff.config import Config
 from siamdiff.data.shardset import ShardSet
-from siamdiff.errors import UserError
+from siamdiff.errors import SiamdiffError, UserError
 from siamdiff.model.folder import INFO, read_info, read_schedule
 from siamdiff.presets import SWITCHES
-from siamdiff.sampling.plan import NO_MODEL, Plan
+from siamdiff.sampling.plan import NO_MODEL, Plan, gates_of
 from siamdiff.sampling.schedulers import scheduler_config
 
 log = logging.getLogger(__name__)
 
+TRAINING_SPLIT = "train"
 _NEEDED = {
     "model_digest",
     "control",
@@ -46,6 +48,7 @@ class Job:
     keys: list[str]  # of the masks of every fold
     masks: ShardSet
     model: TrainedModel | None  # None: the method takes none
+    training: ShardSet | None  # whose images must not be copied; None: that is not looked at
     output: str
 
     @property
@@ -72,18 +75,23 @@ def prepare(config: Config) -> Job:
     """Opens the inputs, checks that they fit, and claims the output for the plan.
 
     Raises:
-        UserError: no model, no mask set, masks of another size than the model's, an output that holds another plan.
+        UserError: no model, no mask set, masks of another size than the model's, no training image to compare with, no
+            segmenter, an output that holds another plan.
     """
     settings = config.generate
     assert settings.masks and config.root, "resolve() comes first"
     masks = ShardSet.open(settings.masks)
     model = None if settings.method == "copy-paste" else _model_for(config, masks)
+    gates = gates_of(settings)
+    training = _training_set(model, masks) if model and gates and gates.copies else None
     plan = Plan.of(
         settings,
         masks=masks.digest,
         model=model.info["model_digest"] if model else NO_MODEL,
         resolution=masks.manifest.resolution,
         scheduler=scheduler_config(settings.scheduler, read_schedule(model.uri)) if model else None,
+        training=training.digest if training else "",
+        segmenter=_segmenter_digest(gates.segmenter) if gates and gates.segmenter else "",
     )
     keys = plan.choose(masks.keys(settings.split))
     if not keys:
@@ -93,7 +101,7 @@ def prepare(config: Config) -> Job:
         )
     output = settings.output or storage.join(config.root, SYNTHETIC, plan.digest)
     _claim(output, plan)
-    return Job(plan, keys, masks, model, output)
+    return Job(plan, keys, masks, model, training, output)
 
 
 def _model_for(config: Config, masks: ShardSet) -> TrainedModel:
@@ -118,6 +126,50 @@ def _model_for(config: Config, masks: ShardSet) -> TrainedModel:
             "alone; give --generate.guide mask, or a model with a ControlNet"
         )
     return TrainedModel(uri, info)
+
+
+def _training_set(model: TrainedModel, masks: ShardSet) -> ShardSet:
+    """The set that the model was trained on; where it is gone, the one whose masks are used.
+
+    Raises:
+        UserError: it has no training images.
+    """
+    found = masks
+    if masks.digest != model.info["data_digest"]:
+        try:
+            found = ShardSet.open(model.info.get("data_uri", ""), model.info["data_digest"])
+        except SiamdiffError as error:
+            log.warning(
+                "the set that the model was trained on cannot be had (%s): copies are looked for among the training "
+                "images of %s instead",
+                error,
+                masks.uri,
+            )
+    if not found.keys(TRAINING_SPLIT):
+        raise UserError(
+            f"{found.uri} has no image in split {TRAINING_SPLIT!r} (it has {found.manifest.splits}), so copies cannot "
+            "be found; put the set back that the model was trained on, or give --generate.gates.copies false"
+        )
+    return found
+
+
+def _segmenter_digest(uri: str) -> str:
+    """SHA-256 of a segmenter that can be loaded.
+
+    Raises:
+        UserError: there is none.
+    """
+    from siamdiff.evaluation.mask_finder import MaskFinder  # MONAI, which takes seconds to import
+
+    try:
+        data = storage.read_bytes(uri)
+    except FileNotFoundError:
+        raise UserError(
+            f"no segmenter at {uri}; give a segmenter-*.safetensors that evaluation keeps under ROOT/evaluation/cache "
+            "as --generate.gates.segmenter"
+        ) from None
+    MaskFinder(data, uri)
+    return hashlib.sha256(data).hexdigest()
 
 
 def _model_of(config: Config) -> str:

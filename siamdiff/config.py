@@ -163,11 +163,15 @@ class Config(BaseSettings):
         )
         resolved = self.model_copy(update={"root": root, "data": data, "model": model})
         run = self.train.run or resolved.derived_run()
+        gates = self.generate.gates
         generate = self.generate.model_copy(
             update={
                 "model": storage.normalize(self.generate.model or storage.join(root, "runs", run, "model")),
                 "masks": storage.normalize(self.generate.masks or uri),
                 "output": self.generate.output and storage.normalize(self.generate.output),
+                "gates": gates.model_copy(
+                    update={"segmenter": gates.segmenter and storage.normalize(gates.segmenter)}
+                ),
             }
         )
         evaluate = self.evaluate.model_copy(

@@ -9,13 +9,14 @@ from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 from siamdiff.errors import SiamdiffError
 from siamdiff.sections import Box
 
 ImageFormat = Literal["png", "jpg"]
 KEY_DIGITS = 16
+REJECTED = "rejected_"  # a score of this name and a gate's: the sample did not pass it
 MAX_MEMBER_BYTES = 64 * 2**20
 MAX_PIXELS = 2048 * 2048  # the largest `data.resolution`, squared
 JPEG_QUALITY = 95
@@ -46,7 +47,18 @@ class Synthetic(BaseModel):
     seed: int
     model_digest: str
     sampler: dict[str, Any]
+    draw: int = 0  # which draw from its seed it is; those before it did not pass the gates
     scores: dict[str, float] = {}
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, fields: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what came later and is not used: the bytes of earlier samples stay the same."""
+        return {name: value for name, value in fields(self).items() if name != "draw" or value}
+
+    @property
+    def rejected(self) -> tuple[str, ...]:
+        """The gates that it did not pass, in order of name."""
+        return tuple(sorted(name.removeprefix(REJECTED) for name in self.scores if name.startswith(REJECTED)))
 
 
 class Foreign(BaseModel):

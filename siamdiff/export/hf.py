@@ -32,6 +32,7 @@ COLUMNS = {
     "parent": "string",
     "fold": "int32",
     "seed": "int64",
+    "draw": "int32",
     "model_digest": "string",
     **dict.fromkeys(("transform", "sampler", "scores"), "string"),  # JSON
     "method": "string",
@@ -126,6 +127,8 @@ def _origin(origin: Synthetic | Foreign | None) -> dict[str, Any]:
     if origin is None:
         return {}
     values = origin.model_dump(mode="json")
+    if isinstance(origin, Synthetic):
+        values["draw"] = origin.draw  # left out of JSON at 0
     return {
         name: json.dumps(value, sort_keys=True) if isinstance(value, dict) else value
         for name, value in values.items()

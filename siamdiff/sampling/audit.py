@@ -48,10 +48,21 @@ class Audit:
                 yield f"{where}: drawn by model {origin.model_digest[:16]}, planned is {self.plan.model[:16]}"
             if origin.seed != sample_seed(self.plan.settings.seed, origin.fold, origin.parent):
                 yield f"{where}: its seed is not the plan's"
+            if fault := self._draw_fault(origin):
+                yield f"{where}: {fault}"
             if not np.array_equal(sample.mask, self._mask(origin)):
                 yield f"{where}: its mask is not that of {origin.parent} under its transform"
         if due:
             yield f"shard {shard} lacks {len(due)} planned samples, the one of mask {min(due)} first"
+
+    def _draw_fault(self, origin: Synthetic) -> str:
+        """What is wrong with which draw it is; "" if nothing."""
+        most = self.plan.settings.gates.redraws if self.plan.settings.gates else 0
+        if not 0 <= origin.draw <= most:
+            return f"it is draw {origin.draw}, the plan permits 0 to {most}"
+        if origin.rejected and origin.draw < most:
+            return f"rejected ({', '.join(origin.rejected)}) and not drawn again: draw {origin.draw} of 0 to {most}"
+        return ""
 
     def missing(self, listed: Collection[str]) -> list[str]:
         """Planned shards that a set does not list."""

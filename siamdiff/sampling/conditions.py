@@ -28,6 +28,7 @@ class Condition:
     transform: dict[str, Any]
     mask: np.ndarray  # uint8 (H, W) in {0, 255}, transformed
     real: EncodedSample | None = None  # the parent itself, where its image enters too
+    draw: int = 0  # which draw from the seed
 
 
 def read_conditions(masks: ShardSet, plan: Plan, shard: ShardPlan) -> list[Condition]:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 from siamdiff.config import digest
-from siamdiff.sections import Generate, ImageFormat, Precision, Split, Transforms
+from siamdiff.sections import Gates, Generate, ImageFormat, Precision, Split, Transforms
 from siamdiff.sections.schedulers import DDIM
 
 MaskKind = Literal["real", "random"]
@@ -43,6 +43,7 @@ class Settings(BaseModel):
     shard_size: int
     image_format: ImageFormat
     seed: int
+    gates: Gates | None = None  # None: there are none, as before they came; `segmenter` is its SHA-256
     resolution: int  # of the mask set, pixels
 
     @model_serializer(mode="wrap")
@@ -55,7 +56,7 @@ class Settings(BaseModel):
             if name in FIRST_TRANSFORMS
             or getattr(self.transforms, name) != Transforms.model_fields[name].default
         }
-        return {name: value for name, value in dumped.items() if name != "scheduler" or value}
+        return {name: value for name, value in dumped.items() if name not in ("scheduler", "gates") or value}
 
     @property
     def takes_images(self) -> bool:
@@ -81,7 +82,13 @@ class Plan(BaseModel):
     version: Literal[1] = 1  # raised when the same settings come to mean other samples
     masks: str  # digest of the mask set
     model: str  # digest of the model, or NO_MODEL
+    training: str = ""  # digest of the set whose images must not be copied; "" without that gate
     settings: Settings
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, fields: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what came later and is not used, as in `Settings`."""
+        return {name: value for name, value in fields(self).items() if name != "training" or value}
 
     @classmethod
     def of(
@@ -92,6 +99,8 @@ class Plan(BaseModel):
         model: str,
         resolution: int,
         scheduler: dict[str, Any] | None = None,
+        training: str = "",
+        segmenter: str = "",
     ) -> "Plan":
         """The plan of a configuration for the mask set and the model with these digests.
 
@@ -100,12 +109,17 @@ class Plan(BaseModel):
             masks, model: digests.
             resolution: of the mask set, pixels.
             scheduler: its configuration by `schedulers.scheduler_config`, which every other than ddim needs.
+            training: digest of the set that the model was trained on.
+            segmenter: SHA-256 of the one that the gates name.
         """
         sampler = DDIM if generate.method == "copy-paste" else generate.scheduler
         assert sampler == DDIM or scheduler, "a scheduler's name alone does not fix its samples"
-        taken = generate.model_dump(include=set(Settings.model_fields) - {"scheduler"})
+        taken = generate.model_dump(include=set(Settings.model_fields) - {"scheduler", "gates"})
         taken |= {"sampler": sampler, "scheduler": {} if sampler == DDIM else scheduler}
-        return cls(masks=masks, model=model, settings=Settings(resolution=resolution, **taken))
+        gates = gates_of(generate, segmenter)
+        settings = Settings(resolution=resolution, gates=gates, **taken)
+        of_training = training if gates and gates.copies else ""
+        return cls(masks=masks, model=model, training=of_training, settings=settings)
 
     @cached_property
     def digest(self) -> str:
@@ -150,6 +164,21 @@ class Plan(BaseModel):
         ]
 
 
+def gates_of(generate: Generate, segmenter: str = "") -> Gates | None:
+    """The gates that a configuration has: none for copied pairs, and no copy filter where nearness is asked for.
+
+    Args:
+        generate: the settings.
+        segmenter: what stands for its URI [that itself].
+    """
+    gates = generate.gates
+    if generate.guide == "mask+image":
+        gates = gates.model_copy(update={"copies": False})
+    if segmenter:
+        gates = gates.model_copy(update={"segmenter": segmenter})
+    return None if generate.method == "copy-paste" or gates.are_open else gates
+
+
 def sample_seed(seed: int, fold: int, mask_key: str) -> int:
     """The seed of one sample, in [0, 2^63): a function of the settings' seed, the fold and the mask alone.
 
@@ -158,9 +187,9 @@ def sample_seed(seed: int, fold: int, mask_key: str) -> int:
     return _hashed(f"{seed}/{fold}/{mask_key}")
 
 
-def child_seed(seed: int, stream: Literal["transform", "noise", "steps"]) -> int:
-    """The seed, in [0, 2^63), of one of the independent random streams of a sample."""
-    return _hashed(f"{seed}/{stream}")
+def child_seed(seed: int, stream: Literal["transform", "noise", "steps"], draw: int = 0) -> int:
+    """The seed, in [0, 2^63), of one of the independent random streams of a sample, for each draw of its image."""
+    return _hashed(f"{seed}/{stream}/{draw}" if draw else f"{seed}/{stream}")
 
 
 def _hashed(text: str) -> int:

@@ -7,7 +7,8 @@ import importlib.metadata
 import logging
 import platform
 from collections.abc import Iterator, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from siamdiff.errors import SiamdiffError
 from siamdiff.model.base import decode_levels, encode_prompts
 from siamdiff.model.folder import LoadedModel
 from siamdiff.sampling.conditions import Condition
+from siamdiff.sampling.gates import Gatekeeper, Scores
 from siamdiff.sampling.overlap import overlapped
 from siamdiff.sampling.plan import Plan, child_seed
 from siamdiff.sampling.sampler import initial_noise, sample
@@ -38,12 +40,13 @@ class ShardSampler:
         model: trained networks in fp32, taken over: sampling runs on their device, and UNet and control are cast to the
             plan's precision.
         plan: settings of sampling.
+        keeper: judges every image for the gates of the plan; None keeps all of them.
 
     Raises:
         SiamdiffError: the plan is for another model.
     """
 
-    def __init__(self, model: LoadedModel, plan: Plan) -> None:
+    def __init__(self, model: LoadedModel, plan: Plan, keeper: Gatekeeper | None = None) -> None:
         if model.info["model_digest"] != plan.model:
             raise SiamdiffError(
                 "the model was replaced while the job ran; run the same command again for a new set"
@@ -52,6 +55,7 @@ class ShardSampler:
             CASTS[plan.settings.precision](network)
         self.model = model
         self.plan = plan
+        self.keeper = keeper
         self.device = model.unet.device
         settings = plan.settings
         self.scheduler = (
@@ -66,13 +70,29 @@ class ShardSampler:
     def samples(self, conditions: Sequence[Condition]) -> Iterator[EncodedSample]:
         """Synthetic samples for the conditions of one shard, in order; batches are formed by position in it.
 
-        Images are taken from the device and encoded in a thread while the next batch is sampled. A batch that the
-        device has no memory for is sampled in halves.
+        What the gates reject is drawn again when the shard is through, in batches of its own, and so on up to their
+        limit.
+
+        Images are taken from the device, judged and encoded in a thread while the next batch is sampled. A batch that
+        the device has no memory for is sampled in halves.
 
         Raises:
             SiamdiffError: there is no memory for a single image.
         """
         self._halved = 0
+        made = list(self._once(conditions))
+        gates = self.plan.settings.gates
+        for draw in range(1, gates.redraws + 1 if gates else 1):
+            places = [place for place, one in enumerate(made) if _is_rejected(one)]
+            if not places:
+                break
+            again = [replace(conditions[place], draw=draw) for place in places]
+            for place, redrawn in zip(places, self._once(again), strict=True):
+                made[place] = redrawn
+        yield from made
+
+    def _once(self, conditions: Sequence[Condition]) -> Iterator[EncodedSample]:
+        """One draw for each condition."""
         size = self.plan.settings.batch_size
         batches = [conditions[start : start + size] for start in range(0, len(conditions), size)]
         drawn = (part for batch in batches for part in self._drawn(batch))
@@ -140,7 +160,7 @@ class ShardSampler:
         hint = (masks > 127).float()[:, None].expand(-1, 3, -1, -1)  # (B, 3, H, W), y0
         side = settings.resolution // 8
         shape = (int(model.unet.config["in_channels"]), side, side)
-        noise = [initial_noise(child_seed(condition.seed, "noise"), shape) for condition in batch]
+        noise = [initial_noise(_seed(condition, "noise"), shape) for condition in batch]
         z_0 = sample(
             model.unet,
             model.control,
@@ -153,7 +173,7 @@ class ShardSampler:
             guidance=settings.guidance,
             image=self._real_images(batch) if settings.guide == "mask+image" else None,
             image_weight=settings.image_weight,
-            generators=[_generator(child_seed(condition.seed, "steps")) for condition in batch],
+            generators=[_generator(_seed(condition, "steps")) for condition in batch],
         )
         return decode_levels(model.vae, z_0)  # (B, H, W, 3)
 
@@ -176,9 +196,13 @@ class ShardSampler:
     def _encode_batch(self, drawn: tuple[Sequence[Condition], Tensor]) -> list[EncodedSample]:
         batch, levels = drawn
         images = levels.cpu().numpy()
-        return [self._encode(condition, image) for condition, image in zip(batch, images, strict=True)]
+        scores: list[Scores] = [{} for _ in batch]
+        if self.keeper:
+            scores = self.keeper(images, np.stack([condition.mask for condition in batch]))
+        judged = zip(batch, images, scores, strict=True)
+        return [self._encode(condition, image, of_image) for condition, image, of_image in judged]
 
-    def _encode(self, condition: Condition, image: np.ndarray) -> EncodedSample:
+    def _encode(self, condition: Condition, image: np.ndarray, scores: Scores) -> EncodedSample:
         settings = self.plan.settings
         mask = condition.mask
         identity = (condition.parent.encode(), str(condition.fold).encode())
@@ -198,6 +222,8 @@ class ShardSampler:
                 seed=condition.seed,
                 model_digest=self.plan.model,
                 sampler=self._sampler(),
+                draw=condition.draw,
+                scores=scores,
             ),
         )
 
@@ -214,6 +240,15 @@ class ShardSampler:
             "guide": settings.guide,
             **weight,
         }
+
+
+def _seed(condition: Condition, stream: Literal["noise", "steps"]) -> int:
+    return child_seed(condition.seed, stream, condition.draw)
+
+
+def _is_rejected(sample: EncodedSample) -> bool:
+    origin = sample.meta.synthetic
+    return isinstance(origin, Synthetic) and bool(origin.rejected)
 
 
 def _generator(seed: int) -> Generator:

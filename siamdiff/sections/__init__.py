@@ -6,10 +6,10 @@ Defaults are the paper's (Sec. 5.1), where it names them.
 from siamdiff.sections.common import Cluster, ImageFormat, Precision, Section, Split
 from siamdiff.sections.data import FOR_IMAGES, FOR_PHANTOMS, PHANTOM, Box, Data, Layout
 from siamdiff.sections.evaluate import NEWEST, SYNTHETIC, Evaluate, set_file
-from siamdiff.sections.generate import Generate, Transforms
+from siamdiff.sections.generate import Gates, Generate, Transforms
 from siamdiff.sections.train import Model, Train
 
 __all__ = [
-    "FOR_IMAGES", "FOR_PHANTOMS", "NEWEST", "PHANTOM", "SYNTHETIC", "Box", "Cluster", "Data", "Evaluate", "Generate",
-    "ImageFormat", "Layout", "Model", "Precision", "Section", "Split", "Train", "Transforms", "set_file",
+    "FOR_IMAGES", "FOR_PHANTOMS", "NEWEST", "PHANTOM", "SYNTHETIC", "Box", "Cluster", "Data", "Evaluate", "Gates",
+    "Generate", "ImageFormat", "Layout", "Model", "Precision", "Section", "Split", "Train", "Transforms", "set_file",
 ]  # fmt: skip

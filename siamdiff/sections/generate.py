@@ -79,6 +79,42 @@ class Transforms(Section):
         return moved or self.elastic[1] > 0 or self.boundary[1] > 0 or self.combine == 1
 
 
+class Gates(Section):
+    """What a synthetic image must pass; one that does not is drawn again from further noise."""
+
+    copies: bool = Field(
+        default=True,
+        description="reject copies: what is nearer to a training image than real images of different groups are; "
+        "not with guide mask+image, which asks for nearness",
+    )
+    copy_quantile: float = Field(
+        default=0.01,
+        gt=0,
+        le=0.5,
+        description="share of new real images that may be taken for copies in each of two spaces; sets their limits",
+    )
+    min_deviation: float = Field(
+        default=2.0,
+        ge=0,
+        lt=128,
+        description="least standard deviation of an image's values, grey levels of 255",
+    )
+    max_saturated: float = Field(
+        default=0.95, gt=0, le=1, description="largest share of pixels with every channel at 0 or 255"
+    )
+    segmenter: str | None = Field(
+        default=None, description="segmenter that must find the mask: a file of ROOT/evaluation/cache"
+    )
+    min_dice: float = Field(default=0.5, ge=0, le=1, description="least Dice of what it finds and the mask")
+    redraws: int = Field(default=3, ge=0, le=99, description="further draws of a sample, at most")
+
+    @property
+    def are_open(self) -> bool:
+        """Whether no image can be rejected."""
+        limits = self.min_deviation > 0 or self.max_saturated < 1
+        return not (self.copies or self.segmenter or limits)
+
+
 class Generate(Section):
     """Bulk generation of synthetic image/mask pairs."""
 
@@ -99,6 +135,13 @@ class Generate(Section):
         description="kind of masks of each fold, cycled: real, or random (transformed)",
     )
     transforms: Transforms = Transforms()
+    gates: Gates = Gates()
+    max_rejected: float = Field(
+        default=0.05,
+        ge=0,
+        le=1,
+        description="largest share of samples that no draw made pass the gates; with more the set is not declared",
+    )
     limit: int | None = Field(default=None, ge=1, description="only the first n masks by key, in every fold")
     method: Literal["model", "copy-paste"] = Field(
         default="model", description="model: sample; copy-paste: the real pairs again (the paper's baseline)"

@@ -128,6 +128,16 @@ def test_every_planned_sample_is_made_once(undisturbed, root, workplace, caplog)
     assert synthetic.manifest.made_from["masks"]["digest"] == real.digest
     assert storage.name_of(uri) == synthetic.manifest.made_from["plan"]["digest"]
     assert read_marker(uri, SHARDS[0]).made_by["precision"] == "float32"
+    gates = synthetic.manifest.made_from["gates"]
+    assert gates["counts"]["samples"] == 20 <= gates["counts"]["draws"]
+    assert (
+        gates["copies"]["training"]["digest"] == real.digest
+        and "5 groups are too few" in gates["copies"]["limits"]["basis"]
+    )
+    assert all(
+        "copy_distance" in synthetic.read(key).meta.synthetic.scores
+        for key in synthetic.index["key"].to_pylist()
+    )
     assert storage.read_json(storage.join(uri, "status.json"))["phase"] == "finished"
     card = storage.read_bytes(storage.join(uri, "README.md")).decode()
     assert "ot for diagnosis" in card and "CC-BY-4.0" in card and str(workplace) not in card
@@ -192,6 +202,56 @@ def test_a_driver_killed_after_the_last_shard_is_finished_by_the_same_command(un
     generate(configure(root, output=output), demo=True)
     assert hashes(output) == undisturbed[1] and ShardSet.open(output).manifest.demo
     assert storage.read_json(storage.join(root, "synthetic", "latest.json"))["uri"] == output
+
+
+@pytest.mark.cluster
+def test_too_many_rejected_samples_keep_a_set_from_being_declared(undisturbed, workplace, root, caplog):
+    output = str(workplace / "rejected")
+    gates = {"min_deviation": 127, "redraws": 1}
+    latest = storage.join(root, "synthetic", "latest.json")
+    before = storage.read_json(latest)
+    with pytest.raises(
+        SiamdiffError, match=r"^20 of 20 samples passed the gates in none .*\(20 blank.*max_rejected 0\.05"
+    ):
+        generate(configure(root, output=output, gates=gates), demo=False)
+    assert not storage.exists(storage.join(output, "dataset.json")) and storage.read_json(latest) == before
+    made = {name: os.stat(tar_uri(output, name)).st_mtime_ns for name in SHARDS}
+    with caplog.at_level("INFO"):
+        generate(configure(root, output=output, gates=gates, max_rejected=1), demo=False)
+    assert {name: os.stat(tar_uri(output, name)).st_mtime_ns for name in SHARDS} == made
+    assert "20 of 20 samples drawn again, 20 rejected to the last (20 blank" in caplog.text
+    declared = ShardSet.open(output)
+    assert declared.manifest.made_from["gates"]["counts"]["rejected"] == 20
+    origins = [declared.read(key).meta.synthetic for key in declared.index["key"].to_pylist()]
+    assert all(origin.draw == 1 and "blank" in origin.rejected for origin in origins)
+    assert main(["verify", output]) == 0
+
+
+def test_copies_are_looked_for_among_the_images_that_the_model_was_trained_on(workplace, root, caplog):
+    other = write_masks(str(workplace / "other"), 3, splits=("train",))
+    config = configure(root, masks=other.uri, output=str(workplace / "of-other"))
+    assert prepare(config).training.digest == ShardSet.open(configure(root).generate.masks).digest
+    info = read_info(config.generate.model)
+    moved = str(workplace / "moved-model")
+    storage.upload_folder(moved, Path(config.generate.model))
+    storage.write_json(storage.join(moved, "siamdiff.json"), info | {"data_uri": str(workplace / "gone")})
+    job = prepare(configure(root, model=moved, masks=other.uri, output=str(workplace / "of-moved")))
+    assert job.training.digest == other.digest == job.plan.training
+    assert "cannot be had" in caplog.text
+
+
+def test_a_set_without_training_images_and_a_missing_segmenter_are_refused(workplace, root):
+    alone = write_masks(str(workplace / "tests-alone"), 3, splits=("test",))
+    moved = str(workplace / "lost-model")
+    model = configure(root).generate.model
+    storage.upload_folder(moved, Path(model))
+    storage.write_json(
+        storage.join(moved, "siamdiff.json"), read_info(model) | {"data_uri": str(workplace / "gone")}
+    )
+    with pytest.raises(UserError, match=r"--generate\.gates\.copies false"):
+        prepare(configure(root, model=moved, masks=alone.uri, split="test"))
+    with pytest.raises(UserError, match=r"no segmenter at .*--generate\.gates\.segmenter"):
+        prepare(configure(root, gates={"segmenter": str(workplace / "none.safetensors")}))
 
 
 @pytest.mark.cluster
@@ -461,4 +521,6 @@ def real_keys(generate_config):
 def plan_of(root, **settings):
     config = configure(root, **settings).generate
     masks, info = ShardSet.open(config.masks), read_info(config.model)
-    return Plan.of(config, masks=masks.digest, model=info["model_digest"], resolution=32)
+    return Plan.of(
+        config, masks=masks.digest, model=info["model_digest"], resolution=32, training=masks.digest
+    )

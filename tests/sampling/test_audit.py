@@ -114,8 +114,10 @@ def other_mask() -> np.ndarray:
         ("fold0-000001", {"parent": "0" * 16}, "not planned here, or there twice"),
         ("fold0-000000", {"model_digest": "e" * 64}, "drawn by model eeee"),
         ("fold1-000000", {"seed": 5}, "its seed is not the plan's"),
+        ("fold0-000001", {"draw": 4}, "it is draw 4, the plan permits 0 to 3"),
+        ("fold1-000001", {"scores": {"rejected_copy": 1.0}}, "rejected (copy) and not drawn again"),
     ],
-    ids=["real mask", "transformed mask", "fold", "parent", "model", "seed"],
+    ids=["real mask", "transformed mask", "fold", "parent", "model", "seed", "draw", "not drawn again"],
 )
 def test_a_sample_that_was_not_planned_so_is_found_dropped_and_made_again(
     work: Work, capsys: pytest.CaptureFixture[str], shard: str, changes: dict, message: str

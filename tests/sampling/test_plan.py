@@ -3,13 +3,23 @@
 import pytest
 
 from siamdiff.sampling.plan import Plan, child_seed, sample_seed
-from siamdiff.sections import Generate, Transforms
+from siamdiff.sections import Gates, Generate, Transforms
 
 KEYS = [f"{number:016x}" for number in range(10)]
 
 
-def plan(masks="m" * 64, model="d" * 64, resolution=64, **settings):
-    return Plan.of(Generate(**settings), masks=masks, model=model, resolution=resolution)
+OPEN = Gates(copies=False, min_deviation=0, max_saturated=1)
+
+
+def plan(masks="m" * 64, model="d" * 64, resolution=64, training="", segmenter="", **settings):
+    return Plan.of(
+        Generate(**settings),
+        masks=masks,
+        model=model,
+        resolution=resolution,
+        training=training,
+        segmenter=segmenter,
+    )
 
 
 @pytest.mark.parametrize(
@@ -33,6 +43,10 @@ def plan(masks="m" * 64, model="d" * 64, resolution=64, **settings):
         {"fold_masks": ["real"], "guide": "mask+image"},
         {"image_weight": 0.5},
         {"precision": "bf16"},
+        {"gates": Gates(copies=False)},
+        {"gates": Gates(redraws=4)},
+        {"training": "t" * 64},
+        {"segmenter": "s" * 64},
     ],
     ids=lambda change: list(change)[-1],
 )
@@ -40,7 +54,7 @@ def test_what_changes_the_result_changes_the_digest(change):
     assert plan(**change).digest != plan().digest
 
 
-@pytest.mark.parametrize("change", [{"actors": 4}, {"output": "/elsewhere"}])
+@pytest.mark.parametrize("change", [{"actors": 4}, {"output": "/elsewhere"}, {"max_rejected": 0.5}])
 def test_what_does_not_change_the_result_does_not_change_the_digest(change):
     assert plan(**change).digest == plan().digest
     assert len(plan().digest) == 16
@@ -57,6 +71,8 @@ def test_a_plan_of_before_the_later_settings_is_one_with_their_defaults():
     for name in ("method", "guide", "image_weight", "precision"):
         del earlier["settings"][name]
     assert Plan.model_validate(earlier) == plan()
+    del earlier["settings"]["gates"]
+    assert Plan.model_validate(earlier) == plan(gates=OPEN)
 
 
 def test_shards_hold_every_mask_once_per_fold_in_the_order_of_keys():
@@ -117,8 +133,9 @@ def test_a_shard_is_known_by_its_number_alone():
     ]  # fmt: skip
 
 
-def test_a_plan_without_the_transforms_that_came_later_kept_its_digest():
-    assert plan().digest == "ca0276a4bf53e47e"
+def test_a_plan_without_what_came_later_kept_its_digest():
+    assert plan(gates=OPEN).digest == "ca0276a4bf53e47e"
+    assert plan(gates=OPEN, training="t" * 64).digest == "ca0276a4bf53e47e"
     assert plan(transforms=Transforms(shear=(-5, 5))).digest != plan().digest
     sheared = plan(transforms=Transforms(shear=(-5, 5)))
     assert Plan.model_validate_json(sheared.model_dump_json()).digest == sheared.digest

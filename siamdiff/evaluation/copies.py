@@ -1,0 +1,170 @@
+"""Copies: synthetic images that come nearer to a training image than real images of different patients do.
+
+Diffusion models may give training images away, medical ones too (Carlini et al. 2023; Dar et al. 2023), and do so the
+more, the fewer there are. An image is a copy if a training image is within a limit in either of two spaces: features,
+which forgive mirroring and small shifts but neither blur nor noise, and pixels of a small version, which forgive blur,
+noise, compression and brightness but no shift. Asking for both would miss what either forgives (docs/generate.md has
+the figures). Both distances are 1 - cosine, from 0 to 2.
+
+The limits come from the real images: of n of them, take the distance of each to the nearest one of another group. The
+limit is the k-th smallest with k = floor(q (n + 1)). A new real image of a new group, had it come with the others,
+then lies below it with probability k / (n + 1) <= q at most, whatever the distribution (as in split conformal
+prediction, Vovk et al. 2005); below one of the two with 2 q at most.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+
+from siamdiff.errors import SiamdiffError
+from siamdiff.evaluation.features import EfficientNetLite0
+
+SIDE = 16  # pixels of the small version; what compression and noise change is averaged away
+ROUNDING = 1e-5  # the distance of equal images in float32, and more; no limit is below it
+_CHUNK = 1024  # images that are compared with all others at a time
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is a copy, and what that was reckoned from."""
+
+    features: float  # 1 - cosine, up to which an image is a copy
+    pixels: float
+    images: int  # n
+    groups: int
+    rank: int  # k; 0: too few groups for the quantile
+
+    @property
+    def basis(self) -> str:
+        """In words, what the limits are."""
+        if self.groups < 2:
+            return f"equal images alone: the {self.images} training images are of one group"
+        if not self.rank:
+            return f"half the smallest distance of training images: {self.groups} groups are too few for the quantile"
+        return f"number {self.rank} of {self.images} nearest-neighbour distances of training images, smallest first"
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain values for JSON, `basis` among them."""
+        return asdict(self) | {"basis": self.basis}
+
+
+@dataclass(frozen=True)
+class Training:
+    """The training images in both spaces: unit vectors, float32 (N, 1280) and (N, 3 SIDE^2)."""
+
+    features: np.ndarray
+    pixels: np.ndarray
+
+    def to_bytes(self) -> bytes:
+        """As safetensors."""
+        return safetensors.numpy.save({"features": self.features, "pixels": self.pixels})
+
+    @classmethod
+    def from_bytes(cls, data: bytes, name: str) -> "Training":
+        """What `to_bytes` gave; `name` is for the message.
+
+        Raises:
+            SiamdiffError: something else.
+        """
+        try:
+            return cls(**safetensors.numpy.load(data))
+        except (SafetensorError, TypeError) as error:
+            raise SiamdiffError(
+                f"{name} is damaged ({error}); delete it and run the same command again"
+            ) from error
+
+
+class Embedder:
+    """Images in both spaces."""
+
+    def __init__(self, device: str = "cpu") -> None:
+        """Loads the feature extractor onto `device`."""
+        self._extract = EfficientNetLite0(device)
+
+    def __call__(self, images: np.ndarray) -> Training:
+        """Unit vectors of images uint8 (N, H, W, 3); a row depends on its own image alone."""
+        return Training(_unit(self._extract(images)), small_pixels(images))
+
+
+def small_pixels(images: np.ndarray) -> np.ndarray:
+    """Unit vectors float32 (N, 3 SIDE^2) of images uint8 (N, H, W, 3): area means, each channel's mean taken off.
+
+    So their cosine is a correlation, which neither brightness nor contrast nor a cast of colour changes. An image of
+    one colour is the zero vector, near to none.
+    """
+    x = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float()
+    small = F.interpolate(x, size=(SIDE, SIDE), mode="area")  # (N, 3, SIDE, SIDE)
+    return _unit((small - small.mean((2, 3), keepdim=True)).flatten(1).numpy())
+
+
+def calibrate(training: Training, groups: list[str], quantile: float) -> Limits:
+    """The limits in both spaces, see the module's head.
+
+    With too few groups for a rank of 1 they are half the smallest distance, and with a single group just above 0.
+
+    Args:
+        training: the training images.
+        groups: patient or video of each.
+        quantile: q in (0, 1), share of new real images that may be taken for copies in each space.
+    """
+    _, labels = np.unique(np.array(groups), return_inverse=True)
+    count = int(labels.max()) + 1
+    if count < 2:
+        return Limits(ROUNDING, ROUNDING, len(groups), count, 0)
+    rank = int(quantile * (len(groups) + 1)) if int(quantile * (count + 1)) else 0
+    found = []
+    for space in (training.features, training.pixels):
+        nearest = np.sort(_nearest_of_others(space, labels))
+        found.append(max(float(nearest[rank - 1] if rank else nearest[0] / 2), ROUNDING))
+    return Limits(found[0], found[1], len(groups), count, rank)
+
+
+class CopyFilter:
+    """Compares images with the training images.
+
+    Args:
+        training: the training images, kept on `device`.
+        limits: what is a copy.
+        device: "cpu" or "cuda".
+    """
+
+    def __init__(self, training: Training, limits: Limits, device: str = "cpu") -> None:
+        self.limits = limits
+        self._embed = Embedder(device)
+        self._device = device
+        self._features = torch.from_numpy(training.features).to(device)
+        self._pixels = torch.from_numpy(training.pixels).to(device)
+
+    def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of images uint8 (N, H, W, 3): the smallest distance in features and in pixels, float (N,), and bool (N,).
+
+        The last says which are copies.
+        """
+        of = self._embed(images)
+        features = self._nearest(of.features, self._features)
+        pixels = self._nearest(of.pixels, self._pixels)
+        return features, pixels, (features <= self.limits.features) | (pixels <= self.limits.pixels)
+
+    def _nearest(self, vectors: np.ndarray, training: torch.Tensor) -> np.ndarray:
+        similar = torch.from_numpy(vectors).to(self._device) @ training.T  # (N, M)
+        return 1 - similar.amax(1).cpu().numpy()
+
+
+def _nearest_of_others(vectors: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Distance of each row to the nearest one with another label, (N,)."""
+    nearest = []
+    for start in range(0, len(vectors), _CHUNK):
+        rows = slice(start, start + _CHUNK)
+        distances = 1 - vectors[rows] @ vectors.T  # (chunk, N)
+        nearest.append(np.where(labels[rows, None] == labels, np.inf, distances).min(1))
+    return np.concatenate(nearest)
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return (vectors / np.maximum(norms, 1e-6)).astype(np.float32)

@@ -1,0 +1,128 @@
+"""A copy of a training image is found through brightness, noise and compression; another real image is none."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from siamdiff.data.phantom import render_phantom
+from siamdiff.errors import SiamdiffError
+from siamdiff.evaluation.copies import ROUNDING, CopyFilter, Embedder, Training, calibrate, small_pixels
+
+SIDE, TRAINING, QUANTILE = 64, 55, 0.02
+
+
+@pytest.fixture(scope="module")
+def photographs(shared: Path) -> np.ndarray:
+    """75 polyps of Kvasir-SEG, uint8 (75, 64, 64, 3)."""
+    files = sorted((shared / "data" / "kvasir_seg" / "images").iterdir())[:75]
+    images = []
+    for file in files:
+        with Image.open(file) as image:
+            images.append(np.array(image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX)))
+    return np.stack(images)
+
+
+@pytest.fixture(scope="module")
+def copies(photographs: np.ndarray) -> CopyFilter:
+    training = Embedder()(photographs[:TRAINING])
+    groups = [str(number) for number in range(TRAINING)]
+    return CopyFilter(training, calibrate(training, groups, QUANTILE))
+
+
+def compressed(images: np.ndarray) -> np.ndarray:
+    def one(image: np.ndarray) -> np.ndarray:
+        buffer = io.BytesIO()
+        Image.fromarray(image).save(buffer, "JPEG", quality=75)
+        return np.array(Image.open(buffer))
+
+    return np.stack([one(image) for image in images])
+
+
+def noisy(images: np.ndarray) -> np.ndarray:
+    noise = np.random.default_rng(0).normal(0, 4, images.shape)
+    return (images + noise).round().clip(0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    "disturb",
+    [
+        lambda images: images,
+        lambda images: (images * 0.85).astype(np.uint8),
+        lambda images: np.minimum(images.astype(int) + 20, 255).astype(np.uint8),
+        noisy,
+        compressed,
+    ],
+    ids=["as it is", "darker", "brighter", "noisy", "compressed"],
+)
+def test_a_training_image_that_comes_out_is_a_copy(copies: CopyFilter, photographs: np.ndarray, disturb):
+    features, pixels, are_copies = copies(disturb(photographs[:TRAINING:11]))
+    assert are_copies.all(), (features, pixels, copies.limits)
+
+
+def test_real_images_of_other_patients_are_none(copies: CopyFilter, photographs: np.ndarray):
+    *_, are_copies = copies(photographs[TRAINING:])
+    assert are_copies.sum() <= 1
+
+
+def vectors(*degrees: float) -> np.ndarray:
+    angles = np.radians(degrees)
+    return np.stack([np.cos(angles), np.sin(angles)], 1).astype(np.float32)
+
+
+def apart(degrees: float) -> float:
+    return 1 - np.cos(np.radians(degrees))
+
+
+def test_limits_are_the_kth_smallest_distance_to_another_group():
+    # nearest of another group, in degrees: 10, 10, 20, 30, 31; the pair 60 and 61 is of one group
+    space = vectors(0, 10, 30, 60, 61)
+    training = Training(space, space)
+    limits = calibrate(training, list("abcdd"), 0.4)
+    assert (limits.images, limits.groups, limits.rank) == (5, 4, 2)
+    assert limits.features == pytest.approx(apart(10), abs=1e-6) == limits.pixels
+    assert "number 2 of 5" in limits.basis
+
+
+def test_too_few_groups_give_half_the_smallest_distance_and_say_so():
+    space = vectors(0, 10, 30, 60, 61)
+    limits = calibrate(Training(space, space), list("abcdd"), 0.01)
+    assert limits.rank == 0 and limits.features == pytest.approx(apart(10) / 2, abs=1e-6)
+    assert "4 groups are too few" in limits.basis
+
+
+def test_of_a_single_patient_only_equal_images_are_copies():
+    images = np.stack([render_phantom(0, index, 32)[0] for index in range(4)])
+    training = Embedder()(images)
+    limits = calibrate(training, ["one"] * 4, 0.01)
+    assert limits.features == limits.pixels == ROUNDING and "equal images alone" in limits.basis
+    copies = CopyFilter(training, limits)
+    other = render_phantom(0, 9, 32)[0][None]
+    assert copies(np.concatenate([images, other]))[2].tolist() == [True] * 4 + [False]
+
+
+def test_a_mirrored_training_image_is_near_in_features_alone(copies: CopyFilter, photographs: np.ndarray):
+    features, pixels, are_copies = copies(np.ascontiguousarray(photographs[:TRAINING:11, :, ::-1]))
+    assert are_copies.all() and (features <= copies.limits.features).all()
+    assert (pixels > copies.limits.pixels).sum() >= 4
+
+
+def test_an_image_of_one_colour_is_near_to_none():
+    image = np.full((1, 32, 32, 3), 90, np.uint8)
+    assert not small_pixels(image).any()
+
+
+def test_brightness_contrast_and_cast_leave_small_pixels_as_they_are():
+    image = render_phantom(0, 0, 32)[0][None] // 2 + 20
+    changed = (image * 0.75 + np.array([10, 0, 30])).round().astype(np.uint8)
+    assert (small_pixels(image) * small_pixels(changed)).sum() > 0.999
+
+
+def test_what_is_kept_of_the_training_images_comes_back_or_is_refused():
+    training = Training(vectors(0, 10), vectors(5, 15))
+    again = Training.from_bytes(training.to_bytes(), "there")
+    assert np.array_equal(again.features, training.features) and np.array_equal(again.pixels, training.pixels)
+    with pytest.raises(SiamdiffError, match="there is damaged"):
+        Training.from_bytes(b"something else", "there")
