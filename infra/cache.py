@@ -7,6 +7,8 @@ killed actor, a killed driver or a second job at the same cache cost time only: 
 import json
 import logging
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -192,9 +194,10 @@ class CacheActor:
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Makes and writes one part: {name, count, seconds, error}."""
-        return attempt_row(row["name"], self.attempts, "encoder", lambda: self._make(row))
+        return attempt_row(row["name"], self.attempts, "encoder", partial(self._make, row))
 
-    def _make(self, row: dict[str, Any]) -> int:
+    def _make(self, row: dict[str, Any], begin: Callable[[], None]) -> int:
+        begin()
         if self.kind == MOMENTS:
             return self.maker.moments(row["name"]).count
         return self.maker.texts(row["name"], json.loads(row["prompts"])).count

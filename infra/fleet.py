@@ -9,15 +9,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from infra import cluster, metrics
-from infra.gates import GateInputs, inputs_of, tell
+from infra.gates import inputs_of, tell
 from infra.masks import read_masks
 from infra.rows import each_row
-from infra.sampler import SamplerActor
+from infra.sampler import LoadSampler, SamplerActor, load_sampler
 from infra.stage import StageStatus
 from infra.synthetic import Job
 from siamdiff.config import Config
@@ -38,8 +39,18 @@ class Outcome:
     over_budget: str = ""  # which budget is used up, in words that follow "stopped by"
 
 
-def make(config: Config, job: Job, todo: np.ndarray, status: StageStatus) -> Outcome:
-    """Makes the shards with these numbers on the cluster."""
+def make(
+    config: Config, job: Job, todo: np.ndarray, status: StageStatus, load: LoadSampler | None = None
+) -> Outcome:
+    """Makes the shards with these numbers on the cluster.
+
+    Args:
+        config: of the job.
+        job: what is made.
+        todo: numbers of the shards to make, int64.
+        status: told of each shard.
+        load: gives an actor its sampler [the job's model].
+    """
     import ray
     import ray.exceptions
 
@@ -52,14 +63,13 @@ def make(config: Config, job: Job, todo: np.ndarray, status: StageStatus) -> Out
         f"{fewest} sampler actors and the reader",
         "lower generate.actors (or generate.min_actors), cluster.actor_cpus or cluster.gpus",
     )
-    gates = inputs_of(config, job)
-    tell(gates)
+    load = load or _loader(config, job)
     progress = Progress(config, job, status, len(todo), gpus)
     attempts = cluster.Attempts.start()
     outcome = Outcome({})
     try:
         with _one_row_blocks():
-            for row in each_row(_results(config, job, todo, (fewest, most), attempts, gates)):
+            for row in each_row(_results(config, job, todo, (fewest, most), attempts, load)):
                 if row["error"]:
                     outcome.failures[row["name"]] = row["error"]
                     log.warning("shard %s failed: %s", row["name"], row["error"])
@@ -69,8 +79,8 @@ def make(config: Config, job: Job, todo: np.ndarray, status: StageStatus) -> Out
                     log.info("stopped by %s: shards at work are finished, no other is begun", why)
                     ray.get(attempts.close.remote())
     except ray.exceptions.RayError as error:
-        log.exception("the cluster gave up")
         outcome.failures[""] = cluster.first_line(error)
+        log.error("the cluster gave up: %s", outcome.failures[""])
     progress.summarize()
     return outcome
 
@@ -78,6 +88,17 @@ def make(config: Config, job: Job, todo: np.ndarray, status: StageStatus) -> Out
 def _gpus(config: Config, job: Job) -> float:
     """GPUs of each actor; copying needs none."""
     return config.cluster.gpus if job.model else 0.0
+
+
+def _device(config: Config, job: Job) -> str:
+    return "cuda" if _gpus(config, job) else "cpu"
+
+
+def _loader(config: Config, job: Job) -> LoadSampler:
+    """Gives the job's sampler; what its gates judge by is made first, where it is not there."""
+    gates = inputs_of(config, job)
+    tell(gates)
+    return partial(load_sampler, job.plan, job.model.uri if job.model else "", _device(config, job), gates)
 
 
 @contextmanager
@@ -101,7 +122,7 @@ def _results(
     todo: np.ndarray,
     actors: tuple[int, int],
     attempts: Any,
-    gates: GateInputs | None,
+    load: LoadSampler,
 ) -> Any:
     """The Ray Data set with one row per finished or failed shard."""
     import pyarrow as pa
@@ -126,17 +147,19 @@ def _results(
         .map(
             actor,
             fn_constructor_kwargs={
-                "plan": job.plan,
-                "model_uri": job.model.uri if job.model else "",
+                "load": load,
                 "output": job.output,
-                "device": "cuda" if gpus else "cpu",
+                "device": _device(config, job),
                 "threads": config.cluster.threads,
                 "attempts": attempts,
-                "gates": gates,
             },
-            # One shard at work, one ready to follow it.
+            # One shard has the device, another one is finished and written, or waits for its turn.
             compute=ray.data.ActorPoolStrategy(
-                min_size=fewest, max_size=most, max_tasks_in_flight_per_actor=2
+                min_size=fewest,
+                max_size=most,
+                max_tasks_in_flight_per_actor=2,
+                max_concurrent_calls_per_actor=2,
+                enable_true_multi_threading=True,
             ),
             num_cpus=config.cluster.actor_cpus,
             num_gpus=gpus or None,

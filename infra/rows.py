@@ -35,35 +35,51 @@ def prepare_actor(device: str, threads: int) -> None:
     torch.backends.cuda.matmul.allow_tf32 = False
 
 
-def attempt_row(name: str, attempts: Any, worker: str, make: Callable[[], int]) -> dict[str, Any]:
+class _ClosedError(Exception):
+    """No row is begun any more."""
+
+
+def attempt_row(
+    name: str, attempts: Any, worker: str, make: Callable[[Callable[[], None]], int]
+) -> dict[str, Any]:
     """Makes one row's file, so that its fault costs no other row: {name, count, seconds, error, attempt, skipped}.
 
     Args:
         name: of the row.
         attempts: handle of the `Attempts` actor.
         worker: what this actor is, in messages, such as "sampler".
-        make: writes the file and returns how many samples it holds.
+        make: is given `begin`, which it calls when the row's turn has come, writes the file and returns how many
+            samples it holds. `begin` counts an attempt, the first time, and ends the row if it has had enough of them.
     """
     import ray
 
     started = time.monotonic()
     count, error = 0, ""
-    attempt: Any = ray.get(attempts.begin.remote(name))
-    if attempt == CLOSED:
+    attempt: Any = None
+
+    def begin() -> None:
+        nonlocal attempt
+        if attempt is None:
+            attempt = ray.get(attempts.begin.remote(name))
+        if attempt == CLOSED:
+            raise _ClosedError
+        if attempt > MAX_ATTEMPTS:
+            raise SiamdiffError(
+                f"its {worker} died {MAX_ATTEMPTS} times; look for its last words in the log above"
+            )
+
+    try:
+        count = make(begin)
+    except _ClosedError:
         pass
-    elif attempt > MAX_ATTEMPTS:
-        error = f"its {worker} died {MAX_ATTEMPTS} times; look for its last words in the log above"
-    else:
-        try:
-            count = make()
-        except (*SHARD_FAILURES, torch.OutOfMemoryError) as failure:
-            error = one_line(failure)
-        except RuntimeError:
-            # After a fault of the GPU nothing more works in this process: Ray starts another one for the row.
-            log.exception("%s: this %s ends itself", name, worker)
-            logging.shutdown()
-            os._exit(1)
-    return _row(name, count, time.monotonic() - started, error, attempt)
+    except (*SHARD_FAILURES, torch.OutOfMemoryError) as failure:
+        error = one_line(failure)
+    except RuntimeError:
+        # After a fault of the GPU nothing more works in this process: Ray starts another one for the row.
+        log.exception("%s: this %s ends itself", name, worker)
+        logging.shutdown()
+        os._exit(1)
+    return _row(name, count, time.monotonic() - started, error, 1 if attempt is None else attempt)
 
 
 def failed_row(row: dict[str, Any]) -> dict[str, Any]:

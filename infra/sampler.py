@@ -3,7 +3,10 @@
 import pickle
 import time
 import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from infra.gates import GateInputs, keeper_of
@@ -17,65 +20,75 @@ from siamdiff.model.folder import load_model, read_info
 from siamdiff.sampling.copies import PairCopier
 from siamdiff.sampling.gates import Tally
 from siamdiff.sampling.plan import Plan
+from siamdiff.sampling.protocols import Sampler
 from siamdiff.sampling.shard import ShardSampler
 
+LoadSampler = Callable[[], Sampler]
 
-class SamplerActor:
-    """A model on one device, fed with one shard's masks at a time; or a copier of real pairs.
+
+def load_sampler(plan: Plan, model_uri: str, device: str, gates: GateInputs | None = None) -> Sampler:
+    """What the plan's method asks for: the model on a device with the plan's gates, or a copier of real pairs.
 
     Args:
         plan: what is made.
         model_uri: where the model lies; "" for a plan that takes none.
+        device: "cpu" or "cuda".
+        gates: what the gates of the plan judge by.
+
+    Raises:
+        UserError: the node's cache cannot be written, or is full.
+        SiamdiffError: the model, or what the gates judge by, is gone or another by now.
+    """
+    if plan.settings.method == "copy-paste":
+        return PairCopier()
+    model = load_model(str(model_on_this_node(model_uri, plan.model)), device)
+    return ShardSampler(model, plan, keeper_of(plan, gates, device))
+
+
+class SamplerActor:
+    """A sampler on one device, fed with one shard's masks at a time.
+
+    Two threads may call it: one shard is finished and written while the next one has the device.
+
+    Args:
+        load: gives the sampler; called in the actor.
         output: where shards go.
         device: "cpu" or "cuda".
         threads: of PyTorch; their number changes the last bits.
         attempts: handle of the `Attempts` actor.
-        gates: what the gates of the plan judge by.
     """
 
-    def __init__(
-        self,
-        plan: Plan,
-        model_uri: str,
-        output: str,
-        device: str,
-        threads: int,
-        attempts: Any,
-        gates: GateInputs | None = None,
-    ) -> None:
+    def __init__(self, load: LoadSampler, output: str, device: str, threads: int, attempts: Any) -> None:
         self.name, self.born = uuid.uuid4().hex, time.monotonic()
         prepare_actor(device, threads)
-        self.sampler = _sampler(plan, model_uri, device, gates)
-        self.tally = Tally()
+        self.sampler = load()
         self.output = output
         self.attempts = attempts
+        self._device = Lock()
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Samples and writes one shard: what `attempt_row` gives, {redrawn, rejected} samples, and {worker, alive}.
 
         The last two are this actor, and the seconds since its start.
         """
-        self.tally = Tally()
-        made = failed_row(row) if row["error"] else self._attempt(row)
-        made |= {"redrawn": self.tally.redrawn, "rejected": self.tally.rejected}
+        tally = Tally()
+
+        def write(begin: Callable[[], None]) -> int:
+            @contextmanager
+            def turn() -> Iterator[None]:
+                with self._device:
+                    begin()  # not before: where a shard kills this process, those that only wait have not tried
+                    yield
+
+            nonlocal tally
+            made = self.sampler.make(pickle.loads(row["conditions"]), turn)
+            count = write_shard(self.output, row["name"], made.samples, made_by=made.made_by).count
+            tally = Tally.of(sample.meta for sample in made.samples)
+            return count
+
+        made = failed_row(row) if row["error"] else attempt_row(row["name"], self.attempts, "sampler", write)
+        made |= {"redrawn": tally.redrawn, "rejected": tally.rejected}
         return made | {"worker": self.name, "alive": time.monotonic() - self.born}
-
-    def _attempt(self, row: dict[str, Any]) -> dict[str, Any]:
-        return attempt_row(row["name"], self.attempts, "sampler", lambda: self._write(row))
-
-    def _write(self, row: dict[str, Any]) -> int:
-        samples = list(self.sampler.samples(pickle.loads(row["conditions"])))
-        # Only now does the sampler know what it took to make them.
-        count = write_shard(self.output, row["name"], samples, made_by=self.sampler.made_by()).count
-        self.tally = Tally.of(sample.meta for sample in samples)
-        return count
-
-
-def _sampler(plan: Plan, model_uri: str, device: str, gates: GateInputs | None) -> ShardSampler | PairCopier:
-    if plan.settings.method == "copy-paste":
-        return PairCopier()
-    model = load_model(str(model_on_this_node(model_uri, plan.model)), device)
-    return ShardSampler(model, plan, keeper_of(plan, gates, device))
 
 
 def model_on_this_node(uri: str, digest: str) -> Path:

@@ -6,13 +6,14 @@ What comes out is a function of the plan; `ShardSampler.made_by` tells what the 
 import importlib.metadata
 import logging
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from siamdiff.data.sample import EncodedSample, Synthetic, content_key, decode_image, make_sample
 from siamdiff.data.stream import image_tensor
@@ -23,6 +24,7 @@ from siamdiff.sampling.conditions import Condition
 from siamdiff.sampling.gates import Gatekeeper, Scores
 from siamdiff.sampling.overlap import overlapped
 from siamdiff.sampling.plan import Plan, child_seed
+from siamdiff.sampling.protocols import Made, Turn
 from siamdiff.sampling.sampler import initial_noise, sample
 from siamdiff.sampling.schedulers import ddim_scheduler, scheduler_of
 from siamdiff.sections.schedulers import DDIM
@@ -65,9 +67,8 @@ class ShardSampler:
         )
         self._texts: dict[str, Tensor] = {}
         self._fits = settings.batch_size  # the largest batch that there is memory for, as far as is known
-        self._halved = 0
 
-    def samples(self, conditions: Sequence[Condition]) -> Iterator[EncodedSample]:
+    def make(self, conditions: Sequence[Condition], turn: Turn = nullcontext) -> Made:
         """Synthetic samples for the conditions of one shard, in order; batches are formed by position in it.
 
         What the gates reject is drawn again when the shard is through, in batches of its own, and so on up to their
@@ -76,34 +77,47 @@ class ShardSampler:
         Images are taken from the device, judged and encoded in a thread while the next batch is sampled. A batch that
         the device has no memory for is sampled in halves.
 
+        Args:
+            conditions: what to draw.
+            turn: entered while the device is needed.
+
         Raises:
             SiamdiffError: there is no memory for a single image.
         """
-        self._halved = 0
-        made = list(self._once(conditions))
+        made, halved = self._once(conditions, turn)
         gates = self.plan.settings.gates
         for draw in range(1, gates.redraws + 1 if gates else 1):
             places = [place for place, one in enumerate(made) if _is_rejected(one)]
             if not places:
                 break
             again = [replace(conditions[place], draw=draw) for place in places]
-            for place, redrawn in zip(places, self._once(again), strict=True):
-                made[place] = redrawn
-        yield from made
+            redrawn, halved_again = self._once(again, turn)
+            halved += halved_again
+            for place, sample_again in zip(places, redrawn, strict=True):
+                made[place] = sample_again
+        return Made(made, self.made_by() | {"halved": halved, "largest_batch": self._fits})
 
-    def _once(self, conditions: Sequence[Condition]) -> Iterator[EncodedSample]:
-        """One draw for each condition."""
-        size = self.plan.settings.batch_size
-        batches = [conditions[start : start + size] for start in range(0, len(conditions), size)]
-        drawn = (part for batch in batches for part in self._drawn(batch))
-        for encoded in overlapped(drawn, self._encode_batch):
-            yield from encoded
+    def _once(self, conditions: Sequence[Condition], turn: Turn) -> tuple[list[EncodedSample], int]:
+        """One draw for each condition, and how many batches memory did not do for."""
+        halved = 0
+
+        def drawn() -> Generator[tuple[Sequence[Condition], Tensor], None, None]:
+            nonlocal halved
+            size = self.plan.settings.batch_size
+            with turn():  # left with the last batch drawn, which is encoded while another shard has its turn
+                for start in range(0, len(conditions), size):
+                    for number, part in enumerate(self._drawn(conditions[start : start + size])):
+                        halved += number == 1
+                        yield part
+
+        with closing(drawn()) as batches:
+            return [one for encoded in overlapped(batches, self._encode_batch) for one in encoded], halved
 
     def made_by(self) -> dict[str, Any]:
         """What the bytes depend on beside the plan: device, precision, batch shape, threads, versions.
 
-        Of the shard whose samples were drawn last, `halved` is the number of batches that memory did not do for, and
-        `largest_batch` what it did for.
+        For a shard that was made there are also `halved`, the number of batches that memory did not do for, and
+        `largest_batch`, what it did for.
         """
         settings = self.plan.settings
         on_gpu = self.device.type == "cuda"
@@ -112,8 +126,6 @@ class ShardSampler:
             "instructions": None if on_gpu else torch.backends.cpu.get_cpu_capability(),
             "precision": str(self.model.unet.dtype).removeprefix("torch."),
             "batch": [settings.batch_size, 3, settings.resolution, settings.resolution],
-            "halved": self._halved,
-            "largest_batch": self._fits,
             "threads": None if on_gpu else torch.get_num_threads(),
             "versions": {
                 name: importlib.metadata.version(name) for name in ("siamdiff", "torch", "diffusers")
@@ -122,7 +134,6 @@ class ShardSampler:
 
     def _drawn(self, batch: Sequence[Condition]) -> Iterator[tuple[Sequence[Condition], Tensor]]:
         """A planned batch with its images, in the parts that memory does for: halves of halves, the same each time."""
-        whole = True
         parts = [batch]
         while parts:
             part = parts.pop(0)
@@ -130,8 +141,7 @@ class ShardSampler:
             if images is not None:
                 yield part, images
                 continue
-            self._halved += whole
-            whole, half = False, -(-len(part) // 2)
+            half = -(-len(part) // 2)
             parts[:0] = [part[:half], part[half:]]
 
     def _tried(self, batch: Sequence[Condition]) -> Tensor | None:
@@ -251,6 +261,6 @@ def _is_rejected(sample: EncodedSample) -> bool:
     return isinstance(origin, Synthetic) and bool(origin.rejected)
 
 
-def _generator(seed: int) -> Generator:
+def _generator(seed: int) -> torch.Generator:
     """A sample's own generator on the CPU, so that what it draws is the same in any batch, on any device."""
-    return Generator().manual_seed(seed)
+    return torch.Generator().manual_seed(seed)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ import pytest
 from infra import cluster
 from infra.cluster import MAX_ATTEMPTS
 from infra.generate import generate
-from infra.sampler import SamplerActor, model_on_this_node
+from infra.sampler import SamplerActor, load_sampler, model_on_this_node
 from infra.synthetic import prepare
 from siamdiff import storage
 from siamdiff.__main__ import main
@@ -285,9 +286,13 @@ def test_a_shard_that_kills_its_sampler_every_time_is_given_up(ray, workplace, r
     assert ray.get([attempts.begin.remote(SHARDS[0]) for _ in range(MAX_ATTEMPTS)])[-1] == MAX_ATTEMPTS
     config = configure(root).generate
     actor = ray.remote(num_cpus=0.5)(SamplerActor).remote(
-        plan_of(root), config.model, str(workplace / "given-up"), "cpu", 1, attempts
+        partial(load_sampler, plan_of(root), config.model, "cpu"),
+        str(workplace / "given-up"),
+        "cpu",
+        1,
+        attempts,
     )
-    result = ray.get(actor.__call__.remote({"name": SHARDS[0], "conditions": b"", "error": ""}))
+    result = ray.get(actor.__call__.remote({"name": SHARDS[0], "conditions": pickle.dumps([]), "error": ""}))
     assert result["count"] == 0 and "died 4 times" in result["error"]
 
 
@@ -297,7 +302,7 @@ def test_a_fault_of_pytorch_ends_the_sampler_and_not_the_shard_alone(ray, workpl
     attempts = cluster.Attempts.start()
     config, plan = configure(root).generate, plan_of(root)
     actor = ray.remote(num_cpus=0.5)(SamplerActor).remote(
-        plan, config.model, str(workplace / "faulty"), "cpu", 1, attempts
+        partial(load_sampler, plan, config.model, "cpu"), str(workplace / "faulty"), "cpu", 1, attempts
     )
     (first, *_) = read_conditions(
         ShardSet.open(config.masks), plan, next(iter(plan.shards(real_keys(config))))

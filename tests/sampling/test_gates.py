@@ -86,7 +86,7 @@ def sampled(model, plan_of, copies, conditions):
         sampler.remembered = {
             (conditions[place].parent, draw): image for (place, draw), image in remembered.items()
         }
-        return list(sampler.samples(conditions))
+        return sampler.make(conditions).samples
 
     return make
 
@@ -160,14 +160,14 @@ def test_saturated_pixels_are_those_of_every_channel():
 def test_without_gates_samples_are_what_they_were(model, plan_of, conditions):
     plan = plan_of(gates=Gates(copies=False, min_deviation=0, max_saturated=1))
     assert plan.settings.gates is None and plan.training == ""
-    for sample in ShardSampler(model, plan).samples(conditions):
+    for sample in ShardSampler(model, plan).make(conditions).samples:
         stored = sample.meta.model_dump(mode="json")["synthetic"]
         assert "draw" not in stored and stored["scores"] == {}
 
 
 def test_gates_do_not_change_what_passes(model, plan_of, conditions, sampled):
     plan = plan_of(gates=Gates(copies=False, min_deviation=0, max_saturated=1))
-    for without, judged in zip(ShardSampler(model, plan).samples(conditions), sampled({}), strict=True):
+    for without, judged in zip(ShardSampler(model, plan).make(conditions).samples, sampled({}), strict=True):
         assert (without.image, without.mask, without.meta.key) == (judged.image, judged.mask, judged.meta.key)
 
 

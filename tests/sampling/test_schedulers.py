@@ -75,7 +75,7 @@ def images(model, masks, folder, name, **settings):
     config = scheduler_config(name, read_schedule(folder))
     plan = Plan.of(chosen, **digests, resolution=RESOLUTION, scheduler=config)
     conditions = read_conditions(masks, plan, next(plan.shards(masks.keys("train"))))
-    made = list(ShardSampler(model, plan).samples(conditions))
+    made = ShardSampler(model, plan).make(conditions).samples
     assert all(sample.meta.synthetic.sampler["name"] == name for sample in made)
     return np.stack([sample.decode().image for sample in made]).astype(int)
 

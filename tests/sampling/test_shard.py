@@ -4,6 +4,9 @@ import contextlib
 import copy
 import json
 import logging
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -53,7 +56,7 @@ def plan_of(masks, model):
 
 def samples_of(plan, masks, model, shard_number):
     shard = list(plan.shards(plan.choose(masks.keys("train"))))[shard_number]
-    return list(ShardSampler(model, plan).samples(read_conditions(masks, plan, shard)))
+    return ShardSampler(model, plan).make(read_conditions(masks, plan, shard)).samples
 
 
 def test_a_sample_says_what_it_was_made_from(masks, model, plan_of):
@@ -134,16 +137,17 @@ def test_a_batch_that_memory_does_not_do_for_is_sampled_in_halves(masks, model, 
     sampler = ShardSampler(model, plan)
     conditions = read_conditions(masks, plan, next(plan.shards(plan.choose(masks.keys("train")))))
     with room_for(model, fits) as asked:
-        halved = list(sampler.samples(conditions))
-        made_by = sampler.made_by()
+        made = sampler.make(conditions)
         asked.clear()
-        assert len(list(sampler.samples(conditions))) == 5
+        assert len(sampler.make(conditions).samples) == 5
         assert max(asked) <= fits, "what does not fit is not tried again"
-    assert [sample.meta.synthetic.parent for sample in halved] == [s.meta.synthetic.parent for s in whole]
-    for one, other in zip(halved, whole, strict=True):
+    assert [sample.meta.synthetic.parent for sample in made.samples] == [
+        s.meta.synthetic.parent for s in whole
+    ]
+    for one, other in zip(made.samples, whole, strict=True):
         difference = np.abs(one.decode().image.astype(int) - other.decode().image)
         assert difference.max() <= 1 and one.mask == other.mask and one.meta.synthetic == other.meta.synthetic
-    assert made_by["halved"] == 1 and made_by["largest_batch"] == {1: 1, 2: 2, 3: 3, 4: 3}[fits]
+    assert made.made_by["halved"] == 1 and made.made_by["largest_batch"] == {1: 1, 2: 2, 3: 3, 4: 3}[fits]
     assert "out of memory with a batch of 5: going on with 3" in caplog.text
 
 
@@ -152,7 +156,45 @@ def test_no_memory_for_one_image_is_one_line(masks, model, plan_of):
     conditions = read_conditions(masks, plan_of(), next(plan_of().shards(masks.keys("train"))))
     message = r"out of memory with one image of 32 pixels .*bf16"
     with room_for(model, 0), pytest.raises(SiamdiffError, match=message):
-        list(sampler.samples(conditions))
+        sampler.make(conditions)
+
+
+def test_two_shards_take_turns_at_the_device_and_are_finished_outside_of_them(masks, model, plan_of):
+    plan = plan_of(batch_size=2)
+    shards = list(plan.shards(plan.choose(masks.keys("train"))))[:2]
+    expected = [samples_of(plan, masks, model, number) for number in (0, 1)]
+    device = threading.Lock()
+    left: list[int] = []  # turns that are over
+    sizes: list[int] = []  # of the batches that were judged
+
+    @contextlib.contextmanager
+    def turn():
+        with device:
+            yield
+        left.append(1)
+
+    def keeper(images, _masks):
+        sizes.append(len(images))
+        if len(images) % 2:  # the last batch of a shard: waits for the turn's end, which must not wait for it
+            deadline = time.monotonic() + 60
+            while len(left) < sum(size % 2 for size in sizes):
+                assert time.monotonic() < deadline, "the device is held while nothing is drawn"
+                time.sleep(0.01)
+        return [{} for _ in images]
+
+    sampler = ShardSampler(model, plan, keeper)
+    with ThreadPoolExecutor(2) as threads:
+        made = threads.map(lambda shard: sampler.make(read_conditions(masks, plan, shard), turn), shards)
+    assert [shard.samples for shard in made] == expected
+
+
+def test_a_shard_that_fails_gives_the_device_back(masks, model, plan_of):
+    device = threading.Lock()
+    sampler = ShardSampler(model, plan_of())
+    conditions = read_conditions(masks, plan_of(), next(plan_of().shards(masks.keys("train"))))
+    with room_for(model, 0), pytest.raises(SiamdiffError):
+        sampler.make(conditions, lambda: device)
+    assert not device.locked()
 
 
 def test_hints_are_encoded_once_an_image_texts_once_a_prompt_and_both_branches_in_one_pass(
@@ -175,7 +217,7 @@ def test_hints_are_encoded_once_an_image_texts_once_a_prompt_and_both_branches_i
         "unet": model.unet.conv_in,
     }
     hooks = [counted(name, module) for name, module in modules.items()]
-    list(sampler.samples(conditions))
+    sampler.make(conditions)
     for hook in hooks:
         hook.remove()
     prompts = {condition.prompt for condition in conditions} | {""}
@@ -188,7 +230,7 @@ def test_mask_prompt_and_guidance_change_the_image(masks, model, plan_of):
     condition = read_conditions(masks, plan_of(), shard)[0]
 
     def image(sampler=sampler, **changes):
-        return next(sampler.samples([type(condition)(**{**vars(condition), **changes})])).decode().image
+        return sampler.make([type(condition)(**{**vars(condition), **changes})]).samples[0].decode().image
 
     as_it_is = image()
     assert not np.array_equal(image(mask=condition.mask[:, ::-1].copy()), as_it_is)
@@ -238,7 +280,7 @@ def test_copies_are_the_real_pairs_under_keys_of_their_own(masks):
     settings = Generate(method="copy-paste", fold_masks=["real"], folds=2, shard_size=7)
     plan = Plan.of(settings, masks=masks.digest, model=NO_MODEL, resolution=RESOLUTION)
     made = [
-        list(PairCopier().samples(read_conditions(masks, plan, shard)))
+        PairCopier().make(read_conditions(masks, plan, shard)).samples
         for shard in plan.shards(plan.choose(masks.keys("train")))
     ]
     assert len({sample.meta.key for fold in made for sample in fold}) == 14
