@@ -153,6 +153,16 @@ def test_an_experiment_of_copies_is_reckoned_without_training():
     assert "copies of the real pairs" in text and "training" not in text
 
 
+def test_a_scheduler_of_second_order_asks_the_networks_twice_in_all_steps_but_one():
+    taken = {}
+    for scheduler, steps in (("heun", 400), ("ddim", 799), ("ddim", 400)):
+        config = configured(generate={"scheduler": scheduler, "steps": steps})
+        text = report.dry_run(config, ("generate",))
+        assert ("(799 passes)" in text) == (scheduler == "heun")
+        taken[scheduler, steps] = re.findall(r"[\d,.]+ TFLOP", text)
+    assert taken["heun", 400] == taken["ddim", 799] != taken["ddim", 400]
+
+
 def test_half_precision_halves_activations(papers: Count):
     config = configured(train={"precision": "fp16", "batch_size": BATCH})
     half = report.train_counts(config, architecture(config))[1]

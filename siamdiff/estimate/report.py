@@ -12,6 +12,7 @@ from siamdiff.estimate.architecture import Architecture, architecture, count
 from siamdiff.estimate.counting import Count, decode, sample_latents, train_step
 from siamdiff.estimate.devices import UTILISATION, Device, device_named
 from siamdiff.estimate.memory import CONTEXT, Memory, in_half, processes, training_memory
+from siamdiff.sampling.schedulers import passes
 from siamdiff.sections import Precision, Train
 from siamdiff.training.losses import LossWeights
 
@@ -172,18 +173,20 @@ def _generation(config: Config, networks: Architecture, device: Device | None) -
         yield "generation: copies of the real pairs, no network"
         return
     networks.model.to(DTYPES[settings.precision])
+    asked = passes(settings.scheduler, settings.steps)
     latents = sample_latents(
         networks,
         resolution,
         settings.batch_size,
-        settings.steps,
+        asked,
         settings.guidance,
         with_image=settings.guide == "mask+image",
     )
     images = decode(networks, resolution, settings.batch_size)
     yield (
         f"generation: {_several(settings.actors, 'sampler')} x batch {settings.batch_size}, "
-        f"{resolution} x {resolution} pixels, {settings.steps} steps, {settings.precision}"
+        f"{resolution} x {resolution} pixels, {settings.steps} steps of {settings.scheduler}"
+        f"{f' ({asked} passes)' if asked != settings.steps else ''}, {settings.precision}"
     )
     width = DTYPES[settings.precision].itemsize
     weights = width * count(networks.model) + 4 * (

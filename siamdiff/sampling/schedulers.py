@@ -62,3 +62,10 @@ def scheduler_config(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
 def scheduler_of(config: Mapping[str, Any]) -> SchedulerMixin:
     """The scheduler of a configuration that `scheduler_config` gave."""
     return cast(SchedulerMixin, getattr(diffusers, config["_class_name"]).from_config(dict(config)))
+
+
+def passes(name: str, num_steps: int) -> int:
+    """How often the networks are asked in `num_steps` steps of a scheduler: of second order nearly twice in each."""
+    scheduler: Any = scheduler_of(scheduler_config(name, SD15_SCHEDULE))
+    scheduler.set_timesteps(num_steps)
+    return len(scheduler.timesteps)
