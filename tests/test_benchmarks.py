@@ -1,14 +1,17 @@
 """The benchmarks at their smallest: that what they compare is the same, and that they run. No figure is held."""
 
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks import checkpoint_step, data_wait, training_step
+from benchmarks import checkpoint_step, data_wait, fleet, sampling, shards, training_step
 from benchmarks.common import Spread
-from benchmarks.phantoms import write_set
+from benchmarks.phantoms import make_pairs, write_set
 from benchmarks.training_step import PHASES, Setting, Siamdiff, Straightforward
+from infra import cluster
+from siamdiff.sections import ImageFormat
 
 SMALLEST = Setting(divisor=16, resolution=64, batch=5, threads=1, device="cpu")
 
@@ -55,3 +58,43 @@ def test_steps_overlap_with_a_checkpoint_from_its_copy_until_it_counts() -> None
     ]
     assert checkpoint_step.overlapping(rows[:5], 2)[0] == [3.0, 4.0]
     assert checkpoint_step.overlapping(rows, 5) == [[6.0, 7.0]]
+
+
+def test_our_sampler_and_diffusers_are_timed_on_the_same_images() -> None:
+    smallest = sampling.Setting(32, 2, 2, 2, 9.0, "fp32", "cpu")
+    measured = sampling.measure(smallest, rounds=2)
+    assert measured["largest_difference"] <= 1
+    assert measured["quotient"].count == 2
+
+
+@pytest.mark.parametrize("image_format", ["png", "jpg"])
+def test_shards_and_bare_tars_are_timed_on_the_same_pairs(tmp_path: Path, image_format: ImageFormat) -> None:
+    pairs = make_pairs(9, 32)
+    measured = shards.measure(str(tmp_path), pairs, image_format, rounds=2)
+    assert list(measured) == list(shards.KINDS)
+    assert all(of_kind["quotient"].count == 2 for of_kind in measured.values())
+    assert all(shards.same_pairs(f"{tmp_path}/{i}", pairs) for i in range(3))
+    assert not shards.same_pairs(f"{tmp_path}/0", pairs[1:])
+
+
+def test_an_actor_is_busy_during_batches_alone() -> None:
+    by_actor = {
+        "a": [[(10.0, 11.0), (11.0, 12.0)], [(13.0, 14.0), (14.5, 15.0)], [(20.0, 21.0), (21.0, 22.0)]],
+        "b": [[(11.0, 12.0)], [(12.0, 13.0)]],
+    }
+    assert fleet.busy(by_actor["a"]) == pytest.approx(3.5 / 10)  # the last shard only ends what is looked at
+    assert fleet.busy(by_actor["b"]) == 1.0
+    assert fleet.gaps(by_actor["a"]) == [1.0, 5.0]
+    assert fleet.images_per_second(by_actor, 24) == 2.0
+
+
+@pytest.mark.cluster
+def test_stand_ins_make_planned_shards_in_the_fleet(s3: object, tmp_path: Path) -> None:
+    chosen = Namespace(resolution=32, batch=2, shard=4, shards=6, actors=[2], seconds=0.05)
+    cluster.connect()
+    try:
+        rows = fleet.measure(str(tmp_path), chosen)
+    finally:
+        cluster.leave()
+    assert [row["actors"] for row in rows] == [1, 2]
+    assert all(0 < row["busy"].median < 1 for row in rows)
