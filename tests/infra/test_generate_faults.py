@@ -1,7 +1,6 @@
 """What surrounds bulk generation breaks: after it the same command makes the set that nothing happened to."""
 
 import resource
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,34 +15,16 @@ from siamdiff.data.shards import finished_shards, marker_uri, tar_uri
 from siamdiff.data.shardset import ShardSet, verify
 from siamdiff.sampling.audit import audit_of
 from tests import jobs
+from tests.generation import configure, ends_well, hashes, is_as, last_line, make_root, output_of, started
 from tests.raylets import Cluster, Node
 from tests.s3 import S3Server
-from tests.tiny_model import write_masks, write_model
 
 pytestmark = [pytest.mark.soak, pytest.mark.cluster, pytest.mark.timeout(900)]
-
-MASKS = 10
-
-
-def configure(root: str, output: str | None, **settings: object) -> Config:
-    chosen = {"folds": 4, "fold_masks": ["real", "random"], "steps": 40, "batch_size": 2, "shard_size": 2}
-    fields = {"root": root, "data": {"source": "polyps"}, "train": {"run": "a"}}
-    generate = {**chosen, "output": output, **settings}
-    return Config.model_validate({**fields, "generate": generate}).resolve()
-
-
-def output_of(config: Config) -> str:
-    assert config.generate.output
-    return config.generate.output
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A root with a mask set and a model."""
-    folder = tmp_path_factory.mktemp("faults")
-    masks = write_masks(f"{folder}/root/data", MASKS)
-    write_model(f"{folder}/root/runs/a/model", folder / "base", masks)
-    return f"{folder}/root"
+    return make_root(tmp_path_factory.mktemp("faults"))
 
 
 @pytest.fixture(scope="module")
@@ -60,36 +41,6 @@ def whole(root: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     config = configure(root, f"{root}-whole")
     ends_well(config, tmp_path_factory.mktemp("whole"))
     return output_of(config)
-
-
-def hashes(uri: str) -> dict[str, str]:
-    return {shard.name: shard.sha256 for shard in ShardSet.open(uri).manifest.shards}
-
-
-def started(config: Config, folder: Path, shards: int = 2) -> subprocess.Popen[bytes]:
-    """The job, once it has made some shards."""
-    process = jobs.start("generate", "--config", jobs.config_file(config, folder), log=folder / "log")
-    jobs.wait_for(lambda: len(finished_shards(output_of(config))) >= shards, process)
-    return process
-
-
-def last_line(folder: Path) -> str:
-    text = (folder / "log").read_text()
-    assert "Traceback" not in text, text[-3000:]
-    return text.strip().splitlines()[-1]
-
-
-def ends_well(config: Config, folder: Path) -> str:
-    """The same command's log; it ends with exit code 0."""
-    result = jobs.run("generate", "--config", jobs.config_file(config, folder))
-    assert result.returncode == 0, result.stderr[-3000:]
-    return result.stderr
-
-
-def is_as(whole: str, output: str) -> None:
-    """The set at `output` has the bytes of the other one, and is as planned."""
-    assert hashes(output) == hashes(whole)
-    assert verify(output, audit_of) == []
 
 
 def test_a_store_that_is_away_for_20_seconds_costs_nothing(
@@ -222,3 +173,35 @@ def test_what_repair_drops_the_same_command_makes_again(
     ends_well(copy, tmp_path)
     is_as(whole, output)
     assert ShardSet.open(output).manifest.revision == 2
+
+
+@pytest.mark.parametrize("kind", ["marker without tar", "tar without marker"])
+def test_half_a_shard_is_made_whole_by_the_same_command_alone(
+    whole: str, copy: Config, tmp_path: Path, kind: str
+) -> None:
+    output = output_of(copy)
+    damage(output, kind)
+    ends_well(copy, tmp_path)
+    is_as(whole, output)
+    assert ShardSet.open(output).manifest.revision == 1, "its content never was another one"
+
+
+def test_a_truncated_tar_is_never_declared_and_nothing_is_written_over_it(
+    whole: str, copy: Config, tmp_path: Path
+) -> None:
+    """With its marker it passes for finished until it is read again; without, it is somebody's until it is removed."""
+    output = output_of(copy)
+    name = damage(output, "truncated tar")
+    storage.delete(f"{output}/dataset.json")
+    result = jobs.run("generate", "--config", jobs.config_file(copy, tmp_path))
+    assert result.returncode == 1 and "is not whole: " in jobs.last_line(result), result.stderr[-3000:]
+    assert name in jobs.last_line(result)
+
+    storage.delete(marker_uri(output, name))
+    result = jobs.run("generate", "--config", jobs.config_file(copy, tmp_path))
+    assert result.returncode == 1 and tar_uri(output, name) in jobs.last_line(result), result.stderr[-3000:]
+    assert name not in finished_shards(output) and not storage.exists(f"{output}/dataset.json")
+
+    assert main(["gc", output]) == 0
+    ends_well(copy, tmp_path)
+    is_as(whole, output)
