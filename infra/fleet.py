@@ -27,6 +27,9 @@ from siamdiff.run import readable_seconds
 log = logging.getLogger(__name__)
 
 READ_CPUS = 0.25  # of a core, for each reader; as many readers as samplers run at most
+CALLS = (
+    2  # shards at an actor: one has the device, another one is finished and written, or waits for its turn
+)
 LOG_SECONDS = 5.0
 HOUR = 3600.0
 
@@ -68,7 +71,7 @@ def make(
     attempts = cluster.Attempts.start()
     outcome = Outcome({})
     try:
-        with _one_row_blocks():
+        with _ray_data_for_shards():
             for row in each_row(_results(config, job, todo, (fewest, most), attempts, load)):
                 if row["error"]:
                     outcome.failures[row["name"]] = row["error"]
@@ -102,18 +105,25 @@ def _loader(config: Config, job: Job) -> LoadSampler:
 
 
 @contextmanager
-def _one_row_blocks() -> Iterator[None]:
-    """Lets Ray Data hand on each row by itself, and not when 128 MB of them are together."""
+def _ray_data_for_shards() -> Iterator[None]:
+    """Lets Ray Data hand on each row by itself, not when 128 MB of them are together, and add actors to busy ones.
+
+    It counts an actor as busy by the calls that wait for it too; by default it wants more of them than an actor takes.
+    """
     import ray.data
 
     cluster.configure_data()
     context = ray.data.DataContext.get_current()
+    scaling = context.autoscaling_config
     before = context.target_max_block_size, context.target_min_block_size
+    threshold = scaling.actor_pool_util_upscaling_threshold
     context.target_max_block_size = context.target_min_block_size = 1
+    scaling.actor_pool_util_upscaling_threshold = 1.0
     try:
         yield
     finally:
         context.target_max_block_size, context.target_min_block_size = before
+        scaling.actor_pool_util_upscaling_threshold = threshold
 
 
 def _results(
@@ -153,12 +163,11 @@ def _results(
                 "threads": config.cluster.threads,
                 "attempts": attempts,
             },
-            # One shard has the device, another one is finished and written, or waits for its turn.
             compute=ray.data.ActorPoolStrategy(
                 min_size=fewest,
                 max_size=most,
-                max_tasks_in_flight_per_actor=2,
-                max_concurrent_calls_per_actor=2,
+                max_tasks_in_flight_per_actor=CALLS,
+                max_concurrent_calls_per_actor=CALLS,
                 enable_true_multi_threading=True,
             ),
             num_cpus=config.cluster.actor_cpus,

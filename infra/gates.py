@@ -2,10 +2,13 @@
 
 Both spaces of the copy filter and its limits lie under ROOT/synthetic/cache, named after what they depend on, so that
 every plan on the same training set takes the same ones. One task makes them, since limits come of all images together.
+The limits that a set is begun with lie in its gates.json: whoever goes on with it judges by them.
 """
 
+import dataclasses
 import hashlib
 import logging
+import platform
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,12 +17,13 @@ import numpy as np
 from infra import cluster
 from infra.rows import prepare_actor
 from infra.stage import SYNTHETIC
-from infra.synthetic import TRAINING_SPLIT, Job
+from infra.synthetic import Job, TrainingSet
 from siamdiff import storage
 from siamdiff.config import Config, digest
 from siamdiff.data.cache import checked_copy
+from siamdiff.data.manifest import MANIFEST
 from siamdiff.data.shardset import ShardSet
-from siamdiff.errors import SiamdiffError
+from siamdiff.errors import SiamdiffError, UserError
 from siamdiff.evaluation.copies import SIDE, CopyFilter, Embedder, Limits, Training, calibrate
 from siamdiff.evaluation.features import EfficientNetLite0
 from siamdiff.sampling.gates import Gatekeeper
@@ -28,7 +32,9 @@ from siamdiff.sampling.plan import Plan
 log = logging.getLogger(__name__)
 
 CACHE = "cache"  # may be deleted at any time
-RECIPE = 1  # raised when the same training images come to give other vectors or limits
+RECIPE = 2  # raised when the same training images come to give other vectors or limits
+GATES = "gates.json"  # in the set
+TRAINING_SPLIT = "train"
 CHUNK = 32  # images read and embedded at a time
 
 
@@ -53,13 +59,42 @@ def inputs_of(config: Config, job: Job) -> GateInputs | None:
     """What the gates of a job judge by, made if it is not there; None without gates.
 
     Raises:
-        UserError: the task needs more than this machine has.
+        UserError: the training set cannot be had, or the task needs more than this machine has.
         SiamdiffError: the training set is damaged.
     """
     if job.plan.settings.gates is None:
         return None
-    reference = _reference(config, job.training) if job.training else None
+    reference = None
+    if job.training:
+        made = _reference(config, job.training)
+        kept = _kept(job.output, _description(job.training, made.limits))
+        fields = {field.name for field in dataclasses.fields(Limits)}
+        limits = Limits(**{name: value for name, value in kept["limits"].items() if name in fields})
+        reference = dataclasses.replace(made, limits=limits)
     return GateInputs(reference, config.generate.gates.segmenter)
+
+
+def described(output: str) -> dict[str, Any] | None:
+    """What the manifest says of the copy filter that a set was judged by; None if it was judged by none."""
+    try:
+        return storage.read_json(storage.join(output, GATES))
+    except FileNotFoundError:
+        return None
+
+
+def _description(training: TrainingSet, limits: Limits) -> dict[str, Any]:
+    return {
+        "training": {"uri": training.uri, "digest": training.digest},
+        "features": EfficientNetLite0.spec.label,
+        "limits": limits.as_dict(),
+    }
+
+
+def _kept(output: str, description: dict[str, Any]) -> dict[str, Any]:
+    """What the set is judged by from its first shard on; the first to describe it decides."""
+    uri = storage.join(output, GATES)
+    storage.put_if_absent(uri, storage.canonical_json(description))
+    return storage.read_json(uri)
 
 
 def tell(inputs: GateInputs | None) -> None:
@@ -101,46 +136,84 @@ def _segmenter(uri: str, sha256: str | None) -> bytes:
     try:
         data = storage.read_bytes(uri)
     except FileNotFoundError:
-        data = b""
+        raise SiamdiffError(
+            f"the segmenter {uri} cannot be read on {platform.node()}; put it where every node finds it"
+        ) from None
     if hashlib.sha256(data).hexdigest() != sha256:
         raise SiamdiffError(f"the segmenter {uri} was replaced while the job ran; run the same command again")
     return data
 
 
-def _reference(config: Config, training: ShardSet) -> Reference:
-    quantile, device = config.generate.gates.copy_quantile, "cuda" if config.cluster.gpus else "cpu"
+def _reference(config: Config, training: TrainingSet) -> Reference:
     depends_on = {
         "recipe": RECIPE,
-        "device": device,
         "set": training.digest,
-        "quantile": quantile,
+        "quantile": config.generate.gates.copy_quantile,
         "side": SIDE,
     }
     name = digest(depends_on | {"extractor": asdict(EfficientNetLite0.spec)})[:16]
     assert config.root, "resolve() comes first"
-    uri = storage.join(config.root, SYNTHETIC, CACHE, f"copies-{name}.safetensors")
-    about = uri.removesuffix(".safetensors") + ".json"
-    if not storage.exists(about) or not storage.exists(uri):
-        _embed_on_cluster(config, training, uri, about, device)
+    cache = storage.join(config.root, SYNTHETIC, CACHE)
+    about = storage.join(cache, f"copies-{name}.json")
+    if storage.exists(about):
+        known = _known(cache, about)
+        if storage.exists(known.uri):
+            return known
+        storage.delete(about)  # half of the cache was deleted
+    _embed_on_cluster(config, _opened(training), cache, about)
+    return _known(cache, about)
+
+
+def _known(cache: str, about: str) -> Reference:
+    """What is there; with other vectors of the same images, made at the same time, those that were described first."""
     known = storage.read_json(about)
-    return Reference(uri, known["sha256"], Limits(**known["limits"]))
+    return Reference(_vectors_uri(cache, known["sha256"]), known["sha256"], Limits(**known["limits"]))
 
 
-def _embed_on_cluster(config: Config, training: ShardSet, uri: str, about: str, device: str) -> None:
+def _vectors_uri(cache: str, sha256: str) -> str:
+    return storage.join(cache, f"copies-{sha256[:16]}.safetensors")
+
+
+def _opened(training: TrainingSet) -> ShardSet:
+    """The training set as it was planned with.
+
+    Raises:
+        UserError: it is gone, another one by now, or has no training image.
+    """
+    fix = "put it back, name it with --generate.training, or give --generate.gates.copies false"
+    if not training.uri or not storage.exists(storage.join(training.uri, MANIFEST)):
+        raise UserError(
+            f"the set that the model was trained on is not at {training.uri!r}, so copies of it cannot be found; {fix}"
+        )
+    found = ShardSet.open(training.uri)
+    if found.digest != training.digest:
+        raise UserError(
+            f"{training.uri} is another set by now than the model was trained on, so copies cannot be found; {fix}"
+        )
+    if not found.keys(TRAINING_SPLIT):
+        raise UserError(
+            f"{found.uri} has no image in split {TRAINING_SPLIT!r} (it has {found.manifest.splits}), so copies cannot "
+            "be found; name another set with --generate.training, or give --generate.gates.copies false"
+        )
+    return found
+
+
+def _embed_on_cluster(config: Config, training: ShardSet, cache: str, about: str) -> None:
     import ray
 
     cluster.connect()
     resources = {"CPU": config.cluster.actor_cpus, "GPU": config.cluster.gpus}
     cluster.check_room(resources, "the copy filter's reference", "lower cluster.actor_cpus or cluster.gpus")
-    log.info("copies: embedding the training images of %s", training.uri)
+    count = training.manifest.splits[TRAINING_SPLIT]
+    log.info("copies: embedding the %d training images of %s, once for every set", count, training.uri)
     task = ray.remote(_embed).options(num_cpus=config.cluster.actor_cpus, num_gpus=config.cluster.gpus)
-    worker = {"device": device, "threads": config.cluster.threads}
+    worker = {"device": "cuda" if config.cluster.gpus else "cpu", "threads": config.cluster.threads}
     of = training.uri, training.digest
     with cluster.explained():
-        ray.get(task.remote(of, config.generate.gates.copy_quantile, uri, about, worker))
+        ray.get(task.remote(of, config.generate.gates.copy_quantile, cache, about, worker))
 
 
-def _embed(of: tuple[str, str], quantile: float, uri: str, about: str, worker: dict[str, Any]) -> None:
+def _embed(of: tuple[str, str], quantile: float, cache: str, about: str, worker: dict[str, Any]) -> None:
     """Writes vectors and limits of a set's training images; the limits last, which say that both are there."""
     prepare_actor(**worker)
     shard_set, embed = ShardSet.open(*of), Embedder(worker["device"])
@@ -156,5 +229,6 @@ def _embed(of: tuple[str, str], quantile: float, uri: str, about: str, worker: d
     group_of = dict(zip(index["key"].to_pylist(), index["group"].to_pylist(), strict=True))
     limits = calibrate(training, [group_of[key] for key in keys], quantile)
     data = training.to_bytes()
-    storage.write_bytes(uri, data)
-    storage.write_json(about, {"sha256": hashlib.sha256(data).hexdigest(), "limits": asdict(limits)})
+    sha256 = hashlib.sha256(data).hexdigest()
+    storage.write_bytes(_vectors_uri(cache, sha256), data)
+    storage.put_if_absent(about, storage.canonical_json({"sha256": sha256, "limits": asdict(limits)}))

@@ -9,7 +9,7 @@ from typing import Any
 
 from infra import fleet
 from infra.audit import check_shards
-from infra.gates import inputs_of
+from infra.gates import described
 from infra.rows import refuse_leftovers
 from infra.stage import CARD, CONFIG, LATEST, SYNTHETIC, StageStatus, reported
 from infra.synthetic import Job, prepare
@@ -18,7 +18,6 @@ from siamdiff.config import Config
 from siamdiff.data.manifest import MANIFEST, finish_set
 from siamdiff.data.shards import finished_shards, read_marker
 from siamdiff.errors import AlreadyRunningError, SiamdiffError, StoppedError
-from siamdiff.evaluation.features import EfficientNetLite0
 from siamdiff.export.card import Described, card
 from siamdiff.run import InUseError, Lease, lease
 from siamdiff.sampling.gates import Tally
@@ -66,7 +65,7 @@ def _generate(config: Config, demo: bool, job: Job, held: Lease, status: StageSt
     status.write(phase="verifying")
     tally = _check(config, job, names)
     _refuse_rejected(config, job, tally)
-    gates = _gates(config, job, tally)
+    gates = _gates(job, tally)
     held.check()
     _finish(config, job, names, demo, gates)
 
@@ -102,27 +101,21 @@ def _refuse_rejected(config: Config, job: Job, tally: Tally) -> None:
         f" ({tally.reasons})" if tally.rejected else "",
     )
     most = config.generate.max_rejected
-    if tally.rejected > most * tally.samples:
+    permitted = int(most * tally.samples + 1e-9)  # 0.29 * 100 is a little less than 29
+    if tally.rejected > permitted:
         raise SiamdiffError(
             f"{tally.rejected} of {tally.samples} samples passed the gates in none of their draws ({tally.reasons}); "
-            f"generate.max_rejected {most:g} permits {int(most * tally.samples)}: look at {job.output}, then train the "
+            f"generate.max_rejected {most:g} permits {permitted}: look at {job.output}, then train the "
             "model longer or on more images, or raise --generate.max_rejected and run the same command again"
         )
 
 
-def _gates(config: Config, job: Job, tally: Tally) -> dict[str, Any] | None:
+def _gates(job: Job, tally: Tally) -> dict[str, Any] | None:
     """What the manifest says of the gates; None without any. Their settings are the plan's."""
-    inputs = inputs_of(config, job)
-    if inputs is None:
+    if job.plan.settings.gates is None:
         return None
-    copies: dict[str, Any] = {}
-    if job.training and inputs.reference:
-        training = {"uri": job.training.uri, "digest": job.training.digest}
-        limits = inputs.reference.limits.as_dict()
-        copies = {
-            "copies": {"training": training, "limits": limits, "features": EfficientNetLite0.spec.label}
-        }
-    return {"counts": tally.as_dict()} | copies
+    copies = described(job.output)
+    return {"counts": tally.as_dict()} | ({"copies": copies} if copies else {})
 
 
 def _finish(config: Config, job: Job, names: list[str], demo: bool, gates: dict[str, Any] | None) -> None:

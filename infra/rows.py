@@ -82,9 +82,9 @@ def attempt_row(
     return _row(name, count, time.monotonic() - started, error, 1 if attempt is None else attempt)
 
 
-def failed_row(row: dict[str, Any]) -> dict[str, Any]:
-    """The row of what went wrong before an actor had it."""
-    return _row(row["name"], 0, 0.0, row["error"], 1)
+def failed_row(row: dict[str, Any], error: str) -> dict[str, Any]:
+    """The row of what went wrong before its file was begun."""
+    return _row(row["name"], 0, 0.0, error, 1)
 
 
 def _row(name: str, count: int, seconds: float, error: str, attempt: int) -> dict[str, Any]:

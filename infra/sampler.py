@@ -9,7 +9,10 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+import torch
+
 from infra.gates import GateInputs, keeper_of
+from infra.masks import SHARD_FAILURES, one_line
 from infra.rows import attempt_row, failed_row, prepare_actor
 from siamdiff import storage
 from siamdiff.data.cache import made_once
@@ -61,7 +64,12 @@ class SamplerActor:
     def __init__(self, load: LoadSampler, output: str, device: str, threads: int, attempts: Any) -> None:
         self.name, self.born = uuid.uuid4().hex, time.monotonic()
         prepare_actor(device, threads)
-        self.sampler = load()
+        self.failure = ""
+        try:
+            self.sampler = load()
+        except SHARD_FAILURES as failure:  # raised, Ray would start this actor again and again
+            self.failure = one_line(failure)
+        self.threads = threads
         self.output = output
         self.attempts = attempts
         self._device = Lock()
@@ -71,6 +79,7 @@ class SamplerActor:
 
         The last two are this actor, and the seconds since its start.
         """
+        torch.set_num_threads(self.threads)  # OpenMP's number is each thread's own
         tally = Tally()
 
         def write(begin: Callable[[], None]) -> int:
@@ -86,7 +95,8 @@ class SamplerActor:
             tally = Tally.of(sample.meta for sample in made.samples)
             return count
 
-        made = failed_row(row) if row["error"] else attempt_row(row["name"], self.attempts, "sampler", write)
+        error = row["error"] or self.failure
+        made = failed_row(row, error) if error else attempt_row(row["name"], self.attempts, "sampler", write)
         made |= {"redrawn": tally.redrawn, "rejected": tally.rejected}
         return made | {"worker": self.name, "alive": time.monotonic() - self.born}
 
@@ -108,7 +118,7 @@ def model_on_this_node(uri: str, digest: str) -> Path:
         except FileNotFoundError as error:
             raise SiamdiffError(f"the model at {uri} is gone; name another with --generate.model") from error
         if not _holds(folder, digest):
-            raise SiamdiffError(f"the model at {uri} was replaced or damaged while the job ran; run it again")
+            raise SiamdiffError(f"the model at {uri} was replaced or damaged while the job ran; put it back")
 
     return made_once(f"models/{digest}", download, lambda folder: _holds(folder, digest))
 

@@ -12,7 +12,7 @@ from infra.stage import LATEST, PLAN, SYNTHETIC
 from siamdiff import storage
 from siamdiff.config import Config
 from siamdiff.data.shardset import ShardSet
-from siamdiff.errors import SiamdiffError, UserError
+from siamdiff.errors import UserError
 from siamdiff.model.folder import INFO, read_info, read_schedule
 from siamdiff.presets import SWITCHES
 from siamdiff.sampling.plan import NO_MODEL, Plan, gates_of
@@ -20,7 +20,6 @@ from siamdiff.sampling.schedulers import scheduler_config
 
 log = logging.getLogger(__name__)
 
-TRAINING_SPLIT = "train"
 _NEEDED = {
     "model_digest",
     "control",
@@ -41,6 +40,14 @@ class TrainedModel:
 
 
 @dataclass(frozen=True)
+class TrainingSet:
+    """The set whose images must not be copied. It is opened only where it must be read."""
+
+    uri: str
+    digest: str
+
+
+@dataclass(frozen=True)
 class Job:
     """What is made, from what, and where."""
 
@@ -48,7 +55,7 @@ class Job:
     keys: list[str]  # of the masks of every fold
     masks: ShardSet
     model: TrainedModel | None  # None: the method takes none
-    training: ShardSet | None  # whose images must not be copied; None: that is not looked at
+    training: TrainingSet | None  # None: copies are not looked for
     output: str
 
     @property
@@ -75,15 +82,15 @@ def prepare(config: Config) -> Job:
     """Opens the inputs, checks that they fit, and claims the output for the plan.
 
     Raises:
-        UserError: no model, no mask set, masks of another size than the model's, no training image to compare with, no
-            segmenter, an output that holds another plan.
+        UserError: no model, no mask set, masks of another size than the model's, no segmenter, an output that holds
+            another plan.
     """
     settings = config.generate
     assert settings.masks and config.root, "resolve() comes first"
     masks = ShardSet.open(settings.masks)
     model = None if settings.method == "copy-paste" else _model_for(config, masks)
     gates = gates_of(settings)
-    training = _training_set(model, masks) if model and gates and gates.copies else None
+    training = _training_set(config, model, masks) if model and gates and gates.copies else None
     plan = Plan.of(
         settings,
         masks=masks.digest,
@@ -128,29 +135,22 @@ def _model_for(config: Config, masks: ShardSet) -> TrainedModel:
     return TrainedModel(uri, info)
 
 
-def _training_set(model: TrainedModel, masks: ShardSet) -> ShardSet:
-    """The set that the model was trained on; where it is gone, the one whose masks are used.
-
-    Raises:
-        UserError: it has no training images.
-    """
-    found = masks
-    if masks.digest != model.info["data_digest"]:
-        try:
-            found = ShardSet.open(model.info.get("data_uri", ""), model.info["data_digest"])
-        except SiamdiffError as error:
-            log.warning(
-                "the set that the model was trained on cannot be had (%s): copies are looked for among the training "
-                "images of %s instead",
-                error,
-                masks.uri,
-            )
-    if not found.keys(TRAINING_SPLIT):
-        raise UserError(
-            f"{found.uri} has no image in split {TRAINING_SPLIT!r} (it has {found.manifest.splits}), so copies cannot "
-            "be found; put the set back that the model was trained on, or give --generate.gates.copies false"
+def _training_set(config: Config, model: TrainedModel, masks: ShardSet) -> TrainingSet:
+    """The set that is named, else that which the model was trained on, else, if nobody knows it, that of the masks."""
+    if named := config.generate.training:
+        opened = ShardSet.open(named)
+        return TrainingSet(opened.uri, opened.digest)
+    digest = model.info["data_digest"]
+    if digest is None:
+        log.warning(
+            "%s does not tell what it was trained on: copies are looked for among the training images of %s; name "
+            "others with --generate.training",
+            model.uri,
+            masks.uri,
         )
-    return found
+    if digest in (None, masks.digest):
+        return TrainingSet(masks.uri, masks.digest)
+    return TrainingSet(model.info.get("data_uri") or "", digest)
 
 
 def _segmenter_digest(uri: str) -> str:
@@ -163,7 +163,7 @@ def _segmenter_digest(uri: str) -> str:
 
     try:
         data = storage.read_bytes(uri)
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         raise UserError(
             f"no segmenter at {uri}; give a segmenter-*.safetensors that evaluation keeps under ROOT/evaluation/cache "
             "as --generate.gates.segmenter"

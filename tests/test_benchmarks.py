@@ -3,10 +3,11 @@
 from argparse import Namespace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from benchmarks import checkpoint_step, data_wait, fleet, sampling, shards, training_step
+from benchmarks import checkpoint_step, copies, data_wait, fleet, sampling, shards, training_step
 from benchmarks.common import Spread
 from benchmarks.phantoms import make_pairs, write_set
 from benchmarks.training_step import PHASES, Setting, Siamdiff, Straightforward
@@ -98,3 +99,13 @@ def test_stand_ins_make_planned_shards_in_the_fleet(s3: object, tmp_path: Path) 
         cluster.leave()
     assert [row["actors"] for row in rows] == [1, 2]
     assert all(0 < row["busy"].median < 1 for row in rows)
+
+
+def test_copies_are_counted_among_new_images_and_given_ones() -> None:
+    images = np.stack([image for image, _ in make_pairs(9, 32)])
+    measured = copies.measure(images, quantile=0.2, given=1)
+    assert measured["limits"].groups == 8
+    assert measured["given"]["as they are"] == {"features": 1, "pixels": 1, "either": 1}
+    assert all(
+        counts["either"] <= counts["features"] + counts["pixels"] for counts in measured["given"].values()
+    )

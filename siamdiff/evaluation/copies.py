@@ -6,10 +6,11 @@ which forgive mirroring and small shifts but neither blur nor noise, and pixels 
 noise, compression and brightness but no shift. Asking for both would miss what either forgives (docs/generate.md has
 the figures). Both distances are 1 - cosine, from 0 to 2.
 
-The limits come from the real images: of n of them, take the distance of each to the nearest one of another group. The
-limit is the k-th smallest with k = floor(q (n + 1)). A new real image of a new group, had it come with the others,
-then lies below it with probability k / (n + 1) <= q at most, whatever the distribution (as in split conformal
-prediction, Vovk et al. 2005); below one of the two with 2 q at most.
+The limits come from the real images: of each group take the smallest distance of its images to those of other groups.
+The limit is the k-th smallest of these G numbers with k = floor(q (G + 1)) - 1. A new group, had it come with the
+others, is nearer to them than that with probability (k + 1) / (G + 1) <= q at most, whatever the distribution: at most
+k - 1 of G + 1 exchangeable groups can be strictly nearer, and two that are each other's nearest tie (the argument is
+that of conformal prediction, Vovk et al. 2005). It is below one of the two limits with 2 q at most.
 """
 
 from dataclasses import asdict, dataclass
@@ -35,8 +36,8 @@ class Limits:
 
     features: float  # 1 - cosine, up to which an image is a copy
     pixels: float
-    images: int  # n
-    groups: int
+    images: int
+    groups: int  # G
     rank: int  # k; 0: too few groups for the quantile
 
     @property
@@ -46,7 +47,7 @@ class Limits:
             return f"equal images alone: the {self.images} training images are of one group"
         if not self.rank:
             return f"half the smallest distance of training images: {self.groups} groups are too few for the quantile"
-        return f"number {self.rank} of {self.images} nearest-neighbour distances of training images, smallest first"
+        return f"number {self.rank} of {self.groups} distances of a group to its nearest other one, smallest first"
 
     def as_dict(self) -> dict[str, Any]:
         """As plain values for JSON, `basis` among them."""
@@ -110,16 +111,18 @@ def calibrate(training: Training, groups: list[str], quantile: float) -> Limits:
     Args:
         training: the training images.
         groups: patient or video of each.
-        quantile: q in (0, 1), share of new real images that may be taken for copies in each space.
+        quantile: q in (0, 1), share of new groups that may be taken for copies in each space.
     """
     _, labels = np.unique(np.array(groups), return_inverse=True)
     count = int(labels.max()) + 1
     if count < 2:
         return Limits(ROUNDING, ROUNDING, len(groups), count, 0)
-    rank = int(quantile * (len(groups) + 1)) if int(quantile * (count + 1)) else 0
+    rank = max(int(quantile * (count + 1)) - 1, 0)
     found = []
     for space in (training.features, training.pixels):
-        nearest = np.sort(_nearest_of_others(space, labels))
+        of_groups = np.full(count, np.inf)
+        np.minimum.at(of_groups, labels, _nearest_of_others(space, labels))
+        nearest = np.sort(of_groups)
         found.append(max(float(nearest[rank - 1] if rank else nearest[0] / 2), ROUNDING))
     return Limits(found[0], found[1], len(groups), count, rank)
 
@@ -140,15 +143,10 @@ class CopyFilter:
         self._features = torch.from_numpy(training.features).to(device)
         self._pixels = torch.from_numpy(training.pixels).to(device)
 
-    def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of images uint8 (N, H, W, 3): the smallest distance in features and in pixels, float (N,), and bool (N,).
-
-        The last says which are copies.
-        """
+    def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of images uint8 (N, H, W, 3): the smallest distance in features and in pixels, float (N,) each."""
         of = self._embed(images)
-        features = self._nearest(of.features, self._features)
-        pixels = self._nearest(of.pixels, self._pixels)
-        return features, pixels, (features <= self.limits.features) | (pixels <= self.limits.pixels)
+        return self._nearest(of.features, self._features), self._nearest(of.pixels, self._pixels)
 
     def _nearest(self, vectors: np.ndarray, training: torch.Tensor) -> np.ndarray:
         similar = torch.from_numpy(vectors).to(self._device) @ training.T  # (N, M)

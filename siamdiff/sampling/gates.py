@@ -17,7 +17,7 @@ from siamdiff.data.sample import REJECTED, SampleMeta, Synthetic
 from siamdiff.evaluation.copies import CopyFilter
 from siamdiff.sections import Gates
 
-DIGITS = 4  # of the figures: further ones depend on the device
+DIGITS = 4  # of the figures, by which also is judged: further ones depend on the device
 
 Scores = dict[str, float]
 Finder = Callable[[np.ndarray, np.ndarray], list[float]]
@@ -42,21 +42,25 @@ class Gatekeeper:
         """The scores of each of the images, uint8 (N, H, W, 3), with masks uint8 (N, H, W) in {0, 255}."""
         scores: list[Scores] = [self._blank(image) for image in images]
         if self._copies:
-            for of_one, features, pixels, is_copy in zip(scores, *self._copies(images), strict=True):
-                of_one |= {"copy_distance": _rounded(features), "copy_pixels": _rounded(pixels)}
-                of_one |= _rejected("copy", bool(is_copy))
+            limits = self._copies.limits
+            for of_one, *distances in zip(scores, *self._copies(images), strict=True):
+                features, pixels = map(_rounded, distances)
+                of_one |= {"copy_distance": features, "copy_pixels": pixels}
+                of_one |= _rejected("copy", features <= limits.features or pixels <= limits.pixels)
         if self._finder:
             for of_one, dice in zip(scores, self._finder(images, masks), strict=True):
                 if not math.isnan(dice):  # an empty mask has none
-                    of_one |= {"dice": _rounded(dice)} | _rejected("dice", dice < self.settings.min_dice)
+                    found = _rounded(dice)
+                    of_one |= {"dice": found} | _rejected("dice", found < self.settings.min_dice)
         return scores
 
     def _blank(self, image: np.ndarray) -> Scores:
-        deviation = float(image.std())
-        saturated = float(((image == 0) | (image == 255)).all(-1).mean())
+        deviation = _rounded(
+            image.std((0, 1)).max()
+        )  # of the channel that varies most: a flat colour has none
+        saturated = _rounded(((image == 0) | (image == 255)).all(-1).mean())
         is_blank = deviation < self.settings.min_deviation or saturated > self.settings.max_saturated
-        figures = {"deviation": _rounded(deviation), "saturated": _rounded(saturated)}
-        return figures | _rejected("blank", is_blank)
+        return {"deviation": deviation, "saturated": saturated} | _rejected("blank", is_blank)
 
 
 @dataclass

@@ -171,11 +171,15 @@ def gates_of(generate: Generate, segmenter: str = "") -> Gates | None:
         generate: the settings.
         segmenter: what stands for its URI [that itself].
     """
-    gates = generate.gates
+    gates, unset = generate.gates, Gates()
     if generate.guide == "mask+image":
         gates = gates.model_copy(update={"copies": False})
     if segmenter:
         gates = gates.model_copy(update={"segmenter": segmenter})
+    if not gates.copies:  # what is not used must not tell plans apart
+        gates = gates.model_copy(update={"copy_quantile": unset.copy_quantile})
+    if not gates.segmenter:
+        gates = gates.model_copy(update={"min_dice": unset.min_dice})
     return None if generate.method == "copy-paste" or gates.are_open else gates
 
 

@@ -8,7 +8,7 @@ import logging
 import platform
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -35,6 +35,24 @@ log = logging.getLogger(__name__)
 CASTS = {"fp32": nn.Module.float, "bf16": nn.Module.bfloat16, "fp16": nn.Module.half}
 
 
+@dataclass(frozen=True)
+class _Batch:
+    """A batch that was drawn."""
+
+    conditions: Sequence[Condition]
+    images: Tensor  # uint8 (B, H, W, 3), on the device
+    scores: list[Scores]
+
+
+@dataclass
+class _Drawn:
+    """One draw of a shard."""
+
+    samples: list[EncodedSample] = field(default_factory=list)
+    halved: int = 0  # batches that memory did not do for
+    largest: int = 0  # images that were drawn at once
+
+
 class ShardSampler:
     """A model on a device, and the plan it samples for.
 
@@ -51,7 +69,7 @@ class ShardSampler:
     def __init__(self, model: LoadedModel, plan: Plan, keeper: Gatekeeper | None = None) -> None:
         if model.info["model_digest"] != plan.model:
             raise SiamdiffError(
-                "the model was replaced while the job ran; run the same command again for a new set"
+                "the model was replaced while the job ran; put it back to go on with this set"
             )
         for network in (model.unet, model.control):
             CASTS[plan.settings.precision](network)
@@ -74,8 +92,8 @@ class ShardSampler:
         What the gates reject is drawn again when the shard is through, in batches of its own, and so on up to their
         limit.
 
-        Images are taken from the device, judged and encoded in a thread while the next batch is sampled. A batch that
-        the device has no memory for is sampled in halves.
+        Images are judged where they are drawn; they are encoded in a thread while the next batch is sampled. A batch
+        that the device has no memory for is sampled in halves.
 
         Args:
             conditions: what to draw.
@@ -84,34 +102,36 @@ class ShardSampler:
         Raises:
             SiamdiffError: there is no memory for a single image.
         """
-        made, halved = self._once(conditions, turn)
+        drawn = self._once(conditions, turn)
+        made, halved, largest = drawn.samples, drawn.halved, drawn.largest
         gates = self.plan.settings.gates
         for draw in range(1, gates.redraws + 1 if gates else 1):
             places = [place for place, one in enumerate(made) if _is_rejected(one)]
             if not places:
                 break
-            again = [replace(conditions[place], draw=draw) for place in places]
-            redrawn, halved_again = self._once(again, turn)
-            halved += halved_again
-            for place, sample_again in zip(places, redrawn, strict=True):
+            again = self._once([replace(conditions[place], draw=draw) for place in places], turn)
+            halved, largest = halved + again.halved, max(largest, again.largest)
+            for place, sample_again in zip(places, again.samples, strict=True):
                 made[place] = sample_again
-        return Made(made, self.made_by() | {"halved": halved, "largest_batch": self._fits})
+        return Made(made, self.made_by() | {"halved": halved, "largest_batch": largest})
 
-    def _once(self, conditions: Sequence[Condition], turn: Turn) -> tuple[list[EncodedSample], int]:
-        """One draw for each condition, and how many batches memory did not do for."""
-        halved = 0
+    def _once(self, conditions: Sequence[Condition], turn: Turn) -> _Drawn:
+        """One draw for each condition."""
+        drawn = _Drawn()
 
-        def drawn() -> Generator[tuple[Sequence[Condition], Tensor], None, None]:
-            nonlocal halved
+        def batches() -> Generator[_Batch, None, None]:
             size = self.plan.settings.batch_size
             with turn():  # left with the last batch drawn, which is encoded while another shard has its turn
                 for start in range(0, len(conditions), size):
                     for number, part in enumerate(self._drawn(conditions[start : start + size])):
-                        halved += number == 1
+                        drawn.halved += number == 1
+                        drawn.largest = max(drawn.largest, len(part.conditions))
                         yield part
 
-        with closing(drawn()) as batches:
-            return [one for encoded in overlapped(batches, self._encode_batch) for one in encoded], halved
+        with closing(batches()) as given:
+            for encoded in overlapped(given, self._encode_batch):
+                drawn.samples += encoded
+        return drawn
 
     def made_by(self) -> dict[str, Any]:
         """What the bytes depend on beside the plan: device, precision, batch shape, threads, versions.
@@ -132,26 +152,27 @@ class ShardSampler:
             },
         }
 
-    def _drawn(self, batch: Sequence[Condition]) -> Iterator[tuple[Sequence[Condition], Tensor]]:
+    def _drawn(self, batch: Sequence[Condition]) -> Iterator[_Batch]:
         """A planned batch with its images, in the parts that memory does for: halves of halves, the same each time."""
         parts = [batch]
         while parts:
             part = parts.pop(0)
-            images = self._tried(part) if len(part) <= self._fits else None
-            if images is not None:
-                yield part, images
+            drawn = self._tried(part) if len(part) <= self._fits else None
+            if drawn is not None:
+                yield drawn
                 continue
             half = -(-len(part) // 2)
             parts[:0] = [part[:half], part[half:]]
 
-    def _tried(self, batch: Sequence[Condition]) -> Tensor | None:
-        """Images for a batch, or None where it takes more memory than there is; from then on smaller ones are tried.
+    def _tried(self, batch: Sequence[Condition]) -> _Batch | None:
+        """A batch drawn, or None where it takes more memory than there is; from then on smaller ones are tried.
 
         Raises:
             SiamdiffError: it takes too much for a single image.
         """
         try:
-            return self._images(batch)
+            images = self._images(batch)
+            return _Batch(batch, images, self._judged(batch, images))
         except torch.OutOfMemoryError as error:
             settings, self._fits = self.plan.settings, -(-len(batch) // 2)
             if len(batch) == 1:
@@ -162,6 +183,12 @@ class ShardSampler:
         torch.cuda.empty_cache()  # only here, where the error no longer holds what the batch had taken
         log.warning("out of memory with a batch of %d: going on with %d", len(batch), self._fits)
         return None
+
+    def _judged(self, batch: Sequence[Condition], images: Tensor) -> list[Scores]:
+        """While nothing else has the device: what is judged there takes memory that sampling would miss."""
+        if self.keeper is None:
+            return [{} for _ in batch]
+        return self.keeper(images.cpu().numpy(), np.stack([condition.mask for condition in batch]))
 
     def _images(self, batch: Sequence[Condition]) -> Tensor:
         """Images for a batch, uint8 (B, H, W, 3), on the device."""
@@ -203,14 +230,9 @@ class ShardSampler:
             )
         return self._texts[prompt]
 
-    def _encode_batch(self, drawn: tuple[Sequence[Condition], Tensor]) -> list[EncodedSample]:
-        batch, levels = drawn
-        images = levels.cpu().numpy()
-        scores: list[Scores] = [{} for _ in batch]
-        if self.keeper:
-            scores = self.keeper(images, np.stack([condition.mask for condition in batch]))
-        judged = zip(batch, images, scores, strict=True)
-        return [self._encode(condition, image, of_image) for condition, image, of_image in judged]
+    def _encode_batch(self, batch: _Batch) -> list[EncodedSample]:
+        judged = zip(batch.conditions, batch.images.cpu().numpy(), batch.scores, strict=True)
+        return [self._encode(condition, image, scores) for condition, image, scores in judged]
 
     def _encode(self, condition: Condition, image: np.ndarray, scores: Scores) -> EncodedSample:
         settings = self.plan.settings

@@ -91,13 +91,13 @@ class Gates(Section):
         default=0.01,
         gt=0,
         le=0.5,
-        description="share of new real images that may be taken for copies in each of two spaces; sets their limits",
+        description="share of new patients that may be taken for copies in each of two spaces; sets their limits",
     )
     min_deviation: float = Field(
         default=2.0,
         ge=0,
         lt=128,
-        description="least standard deviation of an image's values, grey levels of 255",
+        description="least standard deviation of the channel that varies most, levels of 255",
     )
     max_saturated: float = Field(
         default=0.95, gt=0, le=1, description="largest share of pixels with every channel at 0 or 255"
@@ -136,6 +136,10 @@ class Generate(Section):
     )
     transforms: Transforms = Transforms()
     gates: Gates = Gates()
+    training: str | None = Field(
+        default=None,
+        description="real shard set whose images must not be copied [that which the model was trained on]",
+    )
     max_rejected: float = Field(
         default=0.05,
         ge=0,

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 
 from infra import cluster
 from infra.cluster import MAX_ATTEMPTS
+from infra.gates import inputs_of
 from infra.generate import generate
 from infra.sampler import SamplerActor, load_sampler, model_on_this_node
 from infra.synthetic import prepare
@@ -228,31 +230,66 @@ def test_too_many_rejected_samples_keep_a_set_from_being_declared(undisturbed, w
     assert main(["verify", output]) == 0
 
 
-def test_copies_are_looked_for_among_the_images_that_the_model_was_trained_on(workplace, root, caplog):
+@pytest.fixture
+def model_of(workplace, root):
+    """A copy of the model that tells something else of the set that it was trained on."""
+
+    def copied(name, **told):
+        uri, model = str(workplace / name), configure(root).generate.model
+        storage.upload_folder(uri, Path(model))
+        storage.write_json(storage.join(uri, "siamdiff.json"), read_info(model) | told)
+        return uri
+
+    return copied
+
+
+def test_copies_are_looked_for_among_the_images_that_the_model_was_trained_on(
+    workplace, root, model_of, caplog
+):
     other = write_masks(str(workplace / "other"), 3, splits=("train",))
-    config = configure(root, masks=other.uri, output=str(workplace / "of-other"))
-    assert prepare(config).training.digest == ShardSet.open(configure(root).generate.masks).digest
-    info = read_info(config.generate.model)
-    moved = str(workplace / "moved-model")
-    storage.upload_folder(moved, Path(config.generate.model))
-    storage.write_json(storage.join(moved, "siamdiff.json"), info | {"data_uri": str(workplace / "gone")})
-    job = prepare(configure(root, model=moved, masks=other.uri, output=str(workplace / "of-moved")))
-    assert job.training.digest == other.digest == job.plan.training
-    assert "cannot be had" in caplog.text
+    real = ShardSet.open(configure(root).generate.masks)
+    of = {"masks": other.uri, "output": str(workplace / "of-other")}
+    job = prepare(configure(root, **of))
+    assert (job.training.uri, job.plan.training) == (real.uri, real.digest)
+    gone = prepare(configure(root, **of, model=model_of("moved", data_uri=str(workplace / "gone"))))
+    assert gone.plan.digest == job.plan.digest, "where the set lies is no matter until it is read"
+    assert not caplog.records
+    named = prepare(configure(root, **of | {"output": str(workplace / "of-named")}, training=other.uri))
+    assert named.plan.training == other.digest
+    unknown = model_of("imported", data_digest=None, data_uri=None)
+    assert prepare(configure(root, **of, model=unknown)).plan.training == other.digest
+    assert "does not tell what it was trained on" in caplog.text
 
 
-def test_a_set_without_training_images_and_a_missing_segmenter_are_refused(workplace, root):
+@pytest.mark.parametrize(
+    ("told", "why"),
+    [
+        ({"data_uri": "/gone", "data_digest": "0" * 64}, "is not at '/gone'"),
+        ({"data_uri": None, "data_digest": "0" * 64}, "is not at ''"),
+        ({"data_digest": "0" * 64}, "is another set by now"),
+    ],
+    ids=["gone", "nowhere", "replaced"],
+)
+def test_a_training_set_that_cannot_be_had_is_one_line_before_anything_is_drawn(
+    workplace, root, model_of, told, why
+):
+    config = configure(root, model=model_of(f"lost-{why[-5:-1]}", **told))
+    job = prepare(config)
+    with pytest.raises(
+        UserError, match=rf"{why}.*--generate\.training, or give --generate\.gates\.copies false"
+    ):
+        inputs_of(config, job)
+    assert not finished_shards(job.output)
+
+
+def test_a_set_without_training_images_and_a_missing_segmenter_are_refused(workplace, root, model_of):
     alone = write_masks(str(workplace / "tests-alone"), 3, splits=("test",))
-    moved = str(workplace / "lost-model")
-    model = configure(root).generate.model
-    storage.upload_folder(moved, Path(model))
-    storage.write_json(
-        storage.join(moved, "siamdiff.json"), read_info(model) | {"data_uri": str(workplace / "gone")}
-    )
-    with pytest.raises(UserError, match=r"--generate\.gates\.copies false"):
-        prepare(configure(root, model=moved, masks=alone.uri, split="test"))
-    with pytest.raises(UserError, match=r"no segmenter at .*--generate\.gates\.segmenter"):
-        prepare(configure(root, gates={"segmenter": str(workplace / "none.safetensors")}))
+    config = configure(root, model=model_of("unknown", data_digest=None), masks=alone.uri, split="test")
+    with pytest.raises(UserError, match=r"no image in split 'train'.*--generate\.gates\.copies false"):
+        inputs_of(config, prepare(config))
+    for uri in (str(workplace / "none.safetensors"), str(workplace)):
+        with pytest.raises(UserError, match=r"no segmenter at .*--generate\.gates\.segmenter"):
+            prepare(configure(root, gates={"segmenter": uri}))
 
 
 @pytest.mark.cluster
@@ -294,6 +331,15 @@ def test_a_shard_that_kills_its_sampler_every_time_is_given_up(ray, workplace, r
     )
     result = ray.get(actor.__call__.remote({"name": SHARDS[0], "conditions": pickle.dumps([]), "error": ""}))
     assert result["count"] == 0 and "died 4 times" in result["error"]
+
+
+@pytest.mark.cluster
+@pytest.mark.soak
+def test_a_fleet_grows_while_there_is_work_for_more_actors(workplace, root, caplog):
+    settings = {"folds": 8, "steps": 100, "shard_size": 1, "actors": 2, "min_actors": 1}
+    with caplog.at_level("INFO"):
+        generate(configure(root, output=str(workplace / "grown"), **settings), demo=False)
+    assert re.search(r"made \d+ images in .* by 2 actors", caplog.text)
 
 
 @pytest.mark.cluster

@@ -138,8 +138,12 @@ def test_a_redraw_is_the_same_in_any_batch_and_each_time(masks, sampled):
 
 @pytest.mark.parametrize(
     "image",
-    [np.full((RESOLUTION, RESOLUTION, 3), 130), np.zeros((RESOLUTION, RESOLUTION, 3))],
-    ids=["one colour", "black"],
+    [
+        np.full((RESOLUTION, RESOLUTION, 3), 130),
+        np.full((RESOLUTION, RESOLUTION, 3), (180, 90, 70)),
+        np.zeros((RESOLUTION, RESOLUTION, 3)),
+    ],
+    ids=["grey", "one colour", "black"],
 )
 def test_a_blank_image_is_drawn_again(sampled, image):
     made = sampled({(5, 0): image.astype(np.uint8)})

@@ -54,7 +54,15 @@ def test_what_changes_the_result_changes_the_digest(change):
     assert plan(**change).digest != plan().digest
 
 
-@pytest.mark.parametrize("change", [{"actors": 4}, {"output": "/elsewhere"}, {"max_rejected": 0.5}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"actors": 4},
+        {"output": "/elsewhere"},
+        {"max_rejected": 0.5},
+        {"gates": Gates(min_dice=0.9)},  # without a segmenter
+    ],
+)
 def test_what_does_not_change_the_result_does_not_change_the_digest(change):
     assert plan(**change).digest == plan().digest
     assert len(plan().digest) == 16
@@ -64,6 +72,11 @@ def test_a_plan_survives_its_file():
     first = plan(fold_masks=["real", "random"], limit=3)
     again = Plan.model_validate_json(first.model_dump_json())
     assert again == first and again.digest == first.digest
+
+
+def test_a_limit_that_is_not_looked_at_does_not_change_the_digest():
+    off = plan(gates=Gates(copies=False, copy_quantile=0.2), training="t" * 64)
+    assert off.digest == plan(gates=Gates(copies=False)).digest != plan(training="t" * 64).digest
 
 
 def test_a_plan_of_before_the_later_settings_is_one_with_their_defaults():

@@ -151,6 +151,23 @@ def test_a_batch_that_memory_does_not_do_for_is_sampled_in_halves(masks, model, 
     assert "out of memory with a batch of 5: going on with 3" in caplog.text
 
 
+def test_a_batch_that_is_too_large_to_be_judged_is_sampled_in_halves_too(masks, model, plan_of):
+    judged = []
+
+    def keeper(images, _masks):
+        judged.append(len(images))
+        if len(images) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return [{"deviation": float(image.std())} for image in images]
+
+    plan = plan_of(batch_size=5)
+    conditions = read_conditions(masks, plan, next(plan.shards(plan.choose(masks.keys("train")))))
+    made = ShardSampler(model, plan, keeper).make(conditions)
+    assert judged == [5, 3, 2] and made.made_by["largest_batch"] == 3
+    for sample in made.samples:
+        assert sample.meta.synthetic.scores == {"deviation": float(sample.decode().image.std())}
+
+
 def test_no_memory_for_one_image_is_one_line(masks, model, plan_of):
     sampler = ShardSampler(model, plan_of())
     conditions = read_conditions(masks, plan_of(), next(plan_of().shards(masks.keys("train"))))
@@ -159,33 +176,42 @@ def test_no_memory_for_one_image_is_one_line(masks, model, plan_of):
         sampler.make(conditions)
 
 
+class Waiting(ShardSampler):
+    """Encodes the last batch of a shard when the turn that drew it is over; five samples are drawn by twos."""
+
+    left: list[int]  # turns that are over
+    encoded: list[int]  # sizes of batches
+
+    def _encode_batch(self, batch):
+        self.encoded.append(len(batch.conditions))
+        deadline = time.monotonic() + 60
+        while len(self.left) < sum(size == 1 for size in self.encoded):
+            assert time.monotonic() < deadline, "the device is held while nothing is drawn"
+            time.sleep(0.01)
+        return super()._encode_batch(batch)
+
+
 def test_two_shards_take_turns_at_the_device_and_are_finished_outside_of_them(masks, model, plan_of):
     plan = plan_of(batch_size=2)
-    shards = list(plan.shards(plan.choose(masks.keys("train"))))[:2]
-    expected = [samples_of(plan, masks, model, number) for number in (0, 1)]
+    shards = list(plan.shards(plan.choose(masks.keys("train"))))
+    shards = [shard for shard in shards if len(shard.mask_keys) == 5][:2]
+    expected = [
+        ShardSampler(model, plan).make(read_conditions(masks, plan, shard)).samples for shard in shards
+    ]
     device = threading.Lock()
-    left: list[int] = []  # turns that are over
-    sizes: list[int] = []  # of the batches that were judged
+    sampler = Waiting(model, plan)
+    sampler.left, sampler.encoded = [], []
 
     @contextlib.contextmanager
     def turn():
         with device:
             yield
-        left.append(1)
+        sampler.left.append(1)
 
-    def keeper(images, _masks):
-        sizes.append(len(images))
-        if len(images) % 2:  # the last batch of a shard: waits for the turn's end, which must not wait for it
-            deadline = time.monotonic() + 60
-            while len(left) < sum(size % 2 for size in sizes):
-                assert time.monotonic() < deadline, "the device is held while nothing is drawn"
-                time.sleep(0.01)
-        return [{} for _ in images]
-
-    sampler = ShardSampler(model, plan, keeper)
     with ThreadPoolExecutor(2) as threads:
         made = threads.map(lambda shard: sampler.make(read_conditions(masks, plan, shard), turn), shards)
-    assert [shard.samples for shard in made] == expected
+        assert [shard.samples for shard in made] == expected
+    assert sorted(sampler.encoded) == [1, 1, 2, 2, 2, 2]
 
 
 def test_a_shard_that_fails_gives_the_device_back(masks, model, plan_of):
