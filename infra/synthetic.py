@@ -163,7 +163,7 @@ def _segmenter_digest(uri: str) -> str:
 
     try:
         data = storage.read_bytes(uri)
-    except (FileNotFoundError, IsADirectoryError):
+    except FileNotFoundError:
         raise UserError(
             f"no segmenter at {uri}; give a segmenter-*.safetensors that evaluation keeps under ROOT/evaluation/cache "
             "as --generate.gates.segmenter"

@@ -197,9 +197,12 @@ def exists(uri: str) -> bool:
 
 @_store_call
 def read_bytes(uri: str) -> bytes:
-    """The bytes of an object. Raises FileNotFoundError where there is none."""
+    """The bytes of an object. Raises FileNotFoundError where there is none; a folder is none."""
     fs, path = filesystem(uri)
-    content: Any = fs.cat_file(path)
+    try:
+        content: Any = fs.cat_file(path)
+    except IsADirectoryError as error:
+        raise FileNotFoundError(errno.ENOENT, "a folder, not a file", uri) from error
     return content
 
 

@@ -35,6 +35,12 @@ def test_missing_objects_are_missing(root: str):
     storage.delete_folder(root)
 
 
+def test_a_folder_is_no_object(root: str):
+    storage.write_bytes(storage.join(root, "folder", "one"), b"1")
+    with pytest.raises(FileNotFoundError):
+        storage.read_bytes(storage.join(root, "folder"))
+
+
 def test_of_many_who_put_at_once_one_wins_and_its_bytes_stay(root: str):
     uri, won = storage.join(root, "one"), []
 

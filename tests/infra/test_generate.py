@@ -257,6 +257,7 @@ def test_copies_are_looked_for_among_the_images_that_the_model_was_trained_on(
     named = prepare(configure(root, **of | {"output": str(workplace / "of-named")}, training=other.uri))
     assert named.plan.training == other.digest
     unknown = model_of("imported", data_digest=None, data_uri=None)
+    of["output"] = str(workplace / "of-unknown")
     assert prepare(configure(root, **of, model=unknown)).plan.training == other.digest
     assert "does not tell what it was trained on" in caplog.text
 
