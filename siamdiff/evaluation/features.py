@@ -37,20 +37,23 @@ class FeatureExtractor(Protocol):
         ...
 
 
+EFFICIENTNET = FeatureSpec(
+    label="efficientnet_lite0",
+    weights="efficientnet-lite0-57934424.pth (ImageNet-1k)",
+    layer="last convolution, averaged over space",
+    dimensions=1280,
+    resize="bilinear with antialias to 224 x 224",
+    normalization="(x - 127) / 128 on 0..255",
+)
+
+
 class EfficientNetLite0:
     """EfficientNet-Lite0 with the ImageNet weights that come inside a package: needs no download.
 
     The weights were converted from TensorFlow; (x - 127) / 128 is the normalisation they were trained with there.
     """
 
-    spec = FeatureSpec(
-        label="efficientnet_lite0",
-        weights="efficientnet-lite0-57934424.pth (ImageNet-1k)",
-        layer="last convolution, averaged over space",
-        dimensions=1280,
-        resize="bilinear with antialias to 224 x 224",
-        normalization="(x - 127) / 128 on 0..255",
-    )
+    spec = EFFICIENTNET
 
     def __init__(self, device: str = "cpu", batch_size: int = 16) -> None:
         """Loads the network onto `device`; `batch_size` images go through it at a time."""
