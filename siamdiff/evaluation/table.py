@@ -12,45 +12,67 @@ Row = Mapping[str, Any]
 
 SET, IMAGES = "set", "images"
 AGREEMENT, CEILING = "mask_agreement_dice", "mask_agreement_dice_real"
-FLOOR = (
-    "_floor"  # ending of the column beside a figure's: the same distance between two parts of the real set
-)
+# Endings of the columns beside a figure's own:
+FLOOR = "_floor"  # the same between two parts of the real set
+LOW, HIGH = "_low", "_high"  # ends of its interval
+DEVIATION = "_deviation"  # over the subsets of KID
+_BESIDE = (FLOOR, LOW, HIGH, DEVIATION)
 _TITLES = {AGREEMENT: "mask agreement (Dice)", CEILING: "  on held-out real images"}
+_SUBTITLES = {FLOOR: "  real against real", LOW: "  95% interval", DEVIATION: "  deviation of subsets"}
 _DIGITS = {AGREEMENT: 2, CEILING: 2}
-_OTHER_DIGITS = 3
+_SMALL = 0.1  # numbers below it are shown with as many digits as those above
 
 
 def make_rows(results: Mapping[str, Mapping[str, Any]]) -> list[Row]:
-    """One row per set, by name.
+    """One row per set, by name; all with the same columns.
 
     Args:
-        results: name -> `figures` (list of siamdiff.evaluation.distances.Figure.as_dict) and `mask_agreement`
+        results: name -> `figures` (list of siamdiff.evaluation.figures.Figure.as_dict) and `mask_agreement`
             (Agreement.as_dict; None: the set has no masks), as metrics.json holds them.
     """
-    rows = []
-    for name in sorted(results):
-        figures, agreement = results[name]["figures"], results[name]["mask_agreement"] or {}
-        row: dict[str, Any] = {SET: name, IMAGES: results[name]["count"]}
-        for figure in figures:
-            row |= {figure["name"]: figure["value"], figure["name"] + FLOOR: figure["floor"]}
-        rows.append(row | {AGREEMENT: agreement.get("synthetic"), CEILING: agreement.get("real")})
-    return rows
+    rows = [_row(name, results[name]) for name in sorted(results)]
+    order = list(dict.fromkeys(column for row in rows for column in row))
+    ends = (AGREEMENT, CEILING)
+    columns = [column for column in order if column not in ends] + list(ends)
+    return [{column: row.get(column) for column in columns} for row in rows]
+
+
+def _row(name: str, result: Mapping[str, Any]) -> Row:
+    agreement = result["mask_agreement"] or {}
+    row: dict[str, Any] = {SET: name, IMAGES: result["count"]}
+    for figure in result["figures"]:
+        of = figure["name"]
+        row |= {of: figure["value"]}
+        if figure.get("deviation") is not None:
+            row[of + DEVIATION] = figure["deviation"]
+        if figure.get("interval"):
+            row[of + LOW], row[of + HIGH] = figure["interval"]
+        row[of + FLOOR] = figure["floor"]
+    return row | {AGREEMENT: agreement.get("synthetic"), CEILING: agreement.get("real")}
 
 
 def as_text(rows: Sequence[Row]) -> str:
-    """For people: a column per set, a line per figure, its floor or ceiling below it."""
-    columns = [column for column in rows[0] if column != SET]
+    """For people: a column per set, a line per figure; its interval, its floor or ceiling below it."""
+    columns = [column for column in rows[0] if column != SET and not column.endswith(HIGH)]
     titles = {column: f"  {_title(column)}" for column in columns}
     width = max(map(len, titles.values()))
-    widths = [max(len(row[SET]), 9) for row in rows]
+    cells = {column: [_text(column, row) for row in rows] for column in columns}
+    widths = [max(len(row[SET]), 9, *(len(of[i]) for of in cells.values())) for i, row in enumerate(rows)]
     head = " " * width + "".join(f"  {row[SET]:>{w}}" for row, w in zip(rows, widths, strict=True))
     lines = [
         f"{titles[column]:<{width}}"
-        + "".join(f"  {_cell(column, row[column]):>{w}}" for row, w in zip(rows, widths, strict=True))
+        + "".join(f"  {cell:>{w}}" for cell, w in zip(cells[column], widths, strict=True))
         for column in columns
         if any(row[column] is not None for row in rows)
     ]
     return "\n".join([head, *lines])
+
+
+def _text(column: str, row: Row) -> str:
+    cell = _cell(column, row[column])
+    if not column.endswith(LOW) or row[column] is None:
+        return cell
+    return f"{cell}..{_cell(column, row[column.removesuffix(LOW) + HIGH])}"
 
 
 def as_csv(rows: Sequence[Row]) -> str:
@@ -63,8 +85,8 @@ def as_csv(rows: Sequence[Row]) -> str:
 
 
 def as_latex(rows: Sequence[Row], notes: Sequence[str]) -> str:
-    """A plain tabular, without floors, that needs no package; `notes` go above it as comments."""
-    columns = [column for column in rows[0] if not column.endswith(FLOOR) and column != CEILING]
+    """A plain tabular, of figures alone, that needs no package; `notes` go above it as comments."""
+    columns = [column for column in rows[0] if not column.endswith(_BESIDE) and column != CEILING]
     lines = [
         *(f"% {note}" for note in notes),
         rf"\begin{{tabular}}{{l{'r' * (len(columns) - 1)}}}",
@@ -79,13 +101,18 @@ def as_latex(rows: Sequence[Row], notes: Sequence[str]) -> str:
 
 
 def _title(column: str) -> str:
-    return "  real against real" if column.endswith(FLOOR) else _TITLES.get(column, column)
+    beside = [title for ending, title in _SUBTITLES.items() if column.endswith(ending)]
+    return beside[0] if beside else _TITLES.get(column, column)
 
 
 def _cell(column: str, value: Any) -> str:
     if value is None:
         return "-"
-    return f"{value:.{_DIGITS.get(column, _OTHER_DIGITS)}f}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    if 0 < abs(value) < _SMALL and column not in _DIGITS:
+        return f"{value:#.3g}"
+    return f"{value:.{_DIGITS.get(column, 3)}f}"
 
 
 def _latex_line(cells: Iterable[str]) -> str:

@@ -44,14 +44,14 @@ def normalize(base: str) -> str:
     """
     if base == TINY:
         return base
-    if _is_hub_id(base) and not Path(base).expanduser().exists():
+    if is_hub_id(base) and not Path(base).expanduser().exists():
         return base
     return storage.normalize(base)
 
 
 def is_single_file(base: str) -> bool:
     """Whether a normalized base is a file of weights, by its suffix."""
-    return base.lower().endswith(FILES) and not _is_hub_id(base)
+    return base.lower().endswith(FILES) and not is_hub_id(base)
 
 
 def resolved(base: str) -> str:
@@ -60,7 +60,7 @@ def resolved(base: str) -> str:
     Raises:
         UserError: the hub has no such model, or cannot be reached and the model is not in this machine's cache.
     """
-    if not _is_hub_id(base):
+    if not is_hub_id(base):
         return base
     repository, _, revision = base.partition("@")
     if _COMMIT.fullmatch(revision):
@@ -78,7 +78,7 @@ def identity(base: str) -> str:
     Raises:
         UserError: nothing lies there.
     """
-    if _is_hub_id(base):
+    if is_hub_id(base):
         return base
     path = storage.local_path(base)
     if path is None:
@@ -133,7 +133,7 @@ def local_folder(base: str) -> Path:
     Raises:
         UserError: nothing lies there, or the hub cannot be reached.
     """
-    if _is_hub_id(base):
+    if is_hub_id(base):
         return _from_hub(base)
     if is_single_file(base):
         raise UserError(
@@ -179,7 +179,8 @@ def _is_mappable(weights: Path) -> bool:
         return True  # damaged: loading it will say so
 
 
-def _is_hub_id(base: str) -> bool:
+def is_hub_id(base: str) -> bool:
+    """Whether a text has the form OWNER/NAME or OWNER/NAME@REVISION, and is no file by its suffix."""
     return bool(_HUB_ID.fullmatch(base)) and not base.lower().endswith(FILES)
 
 

@@ -5,11 +5,12 @@ Defaults are the paper's (Sec. 5.1), where it names them.
 
 from siamdiff.sections.common import Cluster, ImageFormat, Precision, Section, Split
 from siamdiff.sections.data import FOR_IMAGES, FOR_PHANTOMS, PHANTOM, Box, Data, Layout
-from siamdiff.sections.evaluate import NEWEST, SYNTHETIC, Evaluate, set_file
+from siamdiff.sections.evaluate import EXTRACTORS, LPIPS_PREFIX, NEWEST, SYNTHETIC, Evaluate, set_file
 from siamdiff.sections.generate import Gates, Generate, Transforms
 from siamdiff.sections.train import Model, Train
 
 __all__ = [
-    "FOR_IMAGES", "FOR_PHANTOMS", "NEWEST", "PHANTOM", "SYNTHETIC", "Box", "Cluster", "Data", "Evaluate", "Gates",
-    "Generate", "ImageFormat", "Layout", "Model", "Precision", "Section", "Split", "Train", "Transforms", "set_file",
+    "EXTRACTORS", "FOR_IMAGES", "FOR_PHANTOMS", "LPIPS_PREFIX", "NEWEST", "PHANTOM", "SYNTHETIC", "Box", "Cluster",
+    "Data", "Evaluate", "Gates", "Generate", "ImageFormat", "Layout", "Model", "Precision", "Section", "Split",
+    "Train", "Transforms", "set_file",
 ]  # fmt: skip

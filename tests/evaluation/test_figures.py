@@ -21,14 +21,14 @@ def by_name(figures: list[Figure]) -> dict[str, Figure]:
 
 
 def test_the_fields_own_names_are_given_on_the_standard_networks_alone() -> None:
-    def spec(label: str, is_clip: bool = False) -> FeatureSpec:
-        return FeatureSpec(label, "none", "input", 8, "none", "none", is_clip)
+    def spec(label: str) -> FeatureSpec:
+        return FeatureSpec(label, "none", "input", 8, "none", "none")
 
     assert named(SPEC) == [f"{kind}_toy" for kind in GENERAL]
     assert named(spec(INCEPTION))[:3] == ["fid", "mmd_linear_inception_v3", "kid"]
     assert named(spec("inception_0123abcd"))[0] == "frechet_inception_0123abcd"
-    assert named(spec(CLIP, is_clip=True))[3] == "cmmd"
-    assert named(spec("clip_0123abcd", is_clip=True))[3] == "cmmd_clip_0123abcd"
+    assert named(spec(CLIP))[3] == "cmmd"
+    assert named(spec("clip_0123abcd"))[3] == "cmmd_clip_0123abcd"
 
 
 def test_figures_name_network_reference_counts_and_floor() -> None:
@@ -91,7 +91,7 @@ def test_sets_too_small_for_a_measure_are_warned_of() -> None:
 
 
 def test_what_the_count_adds_to_cmmd_is_said() -> None:
-    spec = FeatureSpec("clip_x", "none", "input", 8, "none", "none", is_clip=True)
+    spec = FeatureSpec("clip_x", "none", "input", 8, "none", "none")
     x, y = unit(features(1, 20)), unit(features(2, 20))
     assert any("cmmd_clip_x" in warning for warning in compare(x, y, spec, "train", Recipe())[1])
     far = unit(features(3, 20, shift=50.0))

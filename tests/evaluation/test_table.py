@@ -42,6 +42,33 @@ def test_the_text_has_a_column_for_every_set() -> None:
     ]
 
 
+def test_an_interval_stands_below_its_figure_and_small_numbers_keep_their_digits() -> None:
+    kernel = {
+        "name": "kid",
+        "value": 0.03951,
+        "floor": None,
+        "interval": (0.0371, 0.0402),
+        "deviation": 0.00123,
+    }
+    whole = result(1.25, 0.96)
+    rows = make_rows({"a": whole | {"figures": [kernel, *whole["figures"]]}, "b": result(12.5, None)})
+    assert as_text(rows).splitlines() == [
+        "                                          a          b",
+        "  images                                  6          6",
+        "  kid                                0.0395          -",
+        "    deviation of subsets            0.00123          -",
+        "    95% interval             0.0371..0.0402          -",
+        "  frechet_toy                         1.250     12.500",
+        "    real against real                 0.500      0.500",
+        "  mask agreement (Dice)                0.96          -",
+        "    on held-out real images            0.97          -",
+    ]
+    first, second = csv.DictReader(io.StringIO(as_csv(rows)))
+    assert (first["kid_low"], first["kid_high"], first["kid_deviation"]) == ("0.0371", "0.0402", "0.00123")
+    assert (second["kid"], second["kid_low"]) == ("", "")
+    assert r"set & images & kid & frechet\_toy & mask agreement (Dice) \\" in as_latex(rows, [])
+
+
 def test_what_no_set_has_takes_no_line() -> None:
     assert "mask agreement" not in as_text(make_rows({"a": result(1.0, None)}))
 

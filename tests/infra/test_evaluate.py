@@ -18,7 +18,10 @@ from siamdiff.data.shards import shard_name, tar_uri, write_shard
 from siamdiff.data.shardset import ShardSet, finish_set, verify
 from siamdiff.errors import SiamdiffError, UserError
 from siamdiff.evaluation.distances import frechet_distance
+from siamdiff.evaluation.extractors import find
 from siamdiff.evaluation.features import EfficientNetLite0
+from siamdiff.evaluation.perceptual import Lpips
+from tests.evaluation.small_networks import save_clip, save_lpips
 
 SIDE = 32
 COUNTS = {"train": 10, "val": 3}
@@ -97,10 +100,16 @@ def folder_of(root):
 
 
 @pytest.mark.cluster
-def test_an_evaluation_is_complete_and_made_once(ray, root, caplog):
+def test_an_evaluation_is_complete_and_made_once(ray, root, tmp_path, caplog):
     real, synthetic = (ShardSet.open(storage.join(root, *name)) for name in (["data"], ["synthetic", "plan"]))
     caplog.set_level(logging.INFO)
-    evaluate(configure(root), demo=False)
+    clip = f"clip={save_clip(tmp_path / 'clip')}"
+    config = configure(
+        root,
+        extractors=["efficientnet-lite0", clip, f"lpips-squeezenet={save_lpips(tmp_path)}"],
+        resamples=20,
+    )
+    evaluate(config, demo=False)
     assert "mask agreement (Dice)" in caplog.text and "on held-out real images" in caplog.text
 
     output = folder_of(root)
@@ -126,6 +135,20 @@ def test_an_evaluation_is_complete_and_made_once(ray, root, caplog):
         *(extract(np.stack([of.read(key).image for key in of.keys("train")])) for of in (synthetic, real))
     )
     assert frechet["value"] == pytest.approx(by_hand, rel=1e-4)
+    figures = {figure["name"]: figure for figure in result["figures"]}
+    of_clip = find("clip", clip.partition("=")[2]).spec.label
+    for name, count in (
+        (f"cmmd_{of_clip}", COUNTS["train"]),
+        (f"clip_i_{of_clip}", 6),
+        ("lpips_squeezenet", 6),
+    ):
+        assert (figures[name]["n_synthetic"], figures[name]["n_reference"]) == (SYNTHETIC, count)
+        assert np.isfinite(figures[name]["value"]) and figures[name]["floor"] is not None
+    keys = synthetic.keys()
+    pairs = [(synthetic.read(key).image, real.read(synthetic.row(key).parent).image) for key in keys]
+    lpips = Lpips("squeezenet", tmp_path / "features.pth", tmp_path / "heads.pth")
+    by_hand = lpips(*(np.stack(images) for images in zip(*pairs, strict=True)))
+    assert figures["lpips_squeezenet"]["value"] == pytest.approx(by_hand.mean(), rel=1e-4)
 
     lines = storage.read_bytes(storage.join(output, "agreement.jsonl")).decode().splitlines()
     assert [json.loads(line)["key"] for line in lines] == synthetic.keys()
@@ -133,7 +156,7 @@ def test_an_evaluation_is_complete_and_made_once(ray, root, caplog):
     assert sheet.width > 1000 and len(np.unique(np.asarray(sheet))) > 50
 
     caplog.clear()
-    evaluate(configure(root), demo=False)
+    evaluate(config, demo=False)
     assert "evaluated already" in caplog.text and "mask agreement (Dice)" in caplog.text
     assert storage.read_json(storage.join(output, "metrics.json")) == metrics
     with pytest.raises(UserError, match="other sets or settings"):
@@ -196,7 +219,7 @@ def test_sets_of_any_origin_are_compared_in_one_table(ray, tmp_path, caplog):
     evaluate(configure(root, synthetic=dict(reversed(sets.items()))), demo=False)
     assert "evaluated already" in caplog.text and "ingest " not in caplog.text
     evaluate(configure(root, synthetic={"mine": ours.uri}, output=str(tmp_path / "one")), demo=False)
-    assert "features of 2 of 2 sets are there already" in caplog.text
+    assert "efficientnet-lite0: features of 2 of 2 sets are there already" in caplog.text
     alone = storage.read_json(str(tmp_path / "one" / "metrics.json"))["results"]["mine"]
     assert (alone["figures"], alone["mask_agreement"]) == (
         results["ours"]["figures"],
