@@ -8,12 +8,14 @@ import logging
 import random
 import time
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 
+from infra.copies import copies_of, copy_lines
 from infra.figures import REFERENCE, figures_of
 from infra.measure import Measured, measure
 from infra.named_sets import NamedSet, check_count, open_sets
@@ -33,7 +35,13 @@ from siamdiff.sections import set_file
 log = logging.getLogger(__name__)
 
 SCHEMA = 3
-METRICS, SAMPLES, CSV, LATEX = "metrics.json", "agreement.jsonl", "table.csv", "table.tex"
+METRICS, SAMPLES, COPIES, CSV, LATEX = (
+    "metrics.json",
+    "agreement.jsonl",
+    "copies.jsonl",
+    "table.csv",
+    "table.tex",
+)
 SHOWN_PAIRS = 12
 PACKAGES = ("torch", "monai", "scipy", "numpy", "pillow")
 
@@ -81,7 +89,7 @@ def _evaluate(config: Config, demo: bool, status: StageStatus) -> None:
     measured = measure(config, job.real, job.synthetic, job.extractors)
     results = {named.name: _result(config, job, named, measured) for named in job.synthetic}
     metrics = _metrics(job, demo, results, time.monotonic() - started)
-    _write(config, job, metrics, measured.agreement)
+    _write(config, job, metrics, measured)
     status.done = status.total
     for warning in metrics["warnings"]:
         log.warning("%s", warning)
@@ -114,6 +122,7 @@ def _prepare(config: Config, status: StageStatus) -> Job:
         "protocol": settings.protocol,
         "resamples": settings.resamples,
         "kid_subset_size": settings.kid_subset_size,
+        "copy_quantile": config.generate.gates.copy_quantile,
         "agreement_steps": settings.agreement_steps,
         "seed": settings.seed,
     }
@@ -137,6 +146,13 @@ def _finished(job: Job) -> dict[str, Any] | None:
 def _result(config: Config, job: Job, named: NamedSet, measured: Measured) -> dict[str, Any]:
     """What metrics.json says of one synthetic set."""
     figures, warnings = figures_of(config, job.extractors, named.name, measured, len(named.shards))
+    quantile = config.generate.gates.copy_quantile
+    copies = copies_of(job.real, named.shards, named.name, measured, quantile)
+    if copies and copies["rate"] > 2 * quantile:
+        warnings.append(
+            f"{copies['count']} of {len(named.shards)} images are copies of training images, more than the "
+            f"{2 * quantile:.0%} that new real ones might be taken for"
+        )
     agreement = measured.agreement.get(named.name)
     if agreement is None:
         warnings.append("its images came without masks: there is no mask agreement")
@@ -161,6 +177,7 @@ def _result(config: Config, job: Job, named: NamedSet, measured: Measured) -> di
         "count": len(named.shards),
         "figures": [figure.as_dict() for figure in figures],
         "mask_agreement": agreement and agreement.as_dict(),
+        "copies": copies,
         "source_sizes": sizes,
         "left_out": named.left_out or {},
         "warnings": [f"{named.name}: {warning}" for warning in warnings],
@@ -225,8 +242,9 @@ def _describe(shard_set: ShardSet) -> dict[str, Any]:
     return {"uri": shard_set.uri, "digest": shard_set.digest} | described
 
 
-def _write(config: Config, job: Job, metrics: dict[str, Any], agreement: dict[str, Agreement]) -> None:
+def _write(config: Config, job: Job, metrics: dict[str, Any], measured: Measured) -> None:
     """Everything beside the sets; metrics.json last."""
+    agreement = measured.agreement
     rows = (
         {"set": name, "key": key, "dice": dice if np.isfinite(dice) else None}
         for name, of_set in agreement.items()
@@ -234,7 +252,10 @@ def _write(config: Config, job: Job, metrics: dict[str, Any], agreement: dict[st
     )
     table = make_rows(metrics["results"])
     files = {
-        SAMPLES: b"".join(storage.canonical_json(row) + b"\n" for row in rows),
+        SAMPLES: _lines(rows),
+        COPIES: _lines(
+            row for named in job.synthetic for row in copy_lines(job.real, named.shards, named.name, measured)
+        ),
         CSV: as_csv(table).encode(),
         LATEX: as_latex(table, [_reference(metrics), f"evaluation {job.digest}"]).encode(),
         CONFIG: config.to_yaml().encode(),
@@ -247,6 +268,10 @@ def _write(config: Config, job: Job, metrics: dict[str, Any], agreement: dict[st
     for name, content in files.items():
         storage.write_bytes(storage.join(job.output, name), content)
     storage.write_json(storage.join(job.output, METRICS), metrics)
+
+
+def _lines(rows: Iterable[dict[str, Any]]) -> bytes:
+    return b"".join(storage.canonical_json(row) + b"\n" for row in rows)
 
 
 def _sheet(job: Job, named: NamedSet, shown: list[str], agreement: Agreement | None, demo: bool) -> bytes:

@@ -28,8 +28,9 @@ from siamdiff.evaluation.agreement import (
     ShardPairs,
     measure_agreement,
 )
+from siamdiff.evaluation.copies import Limits, Nearest, calibrate, from_rows, nearest
 from siamdiff.evaluation.distances import paired_cosine
-from siamdiff.evaluation.extractors import Extractor
+from siamdiff.evaluation.extractors import EFFICIENTNET_EXTRACTOR, Extractor
 from siamdiff.segmentation.networks import unet
 
 HELD_OUT = ("val", "test")
@@ -47,6 +48,8 @@ class Measured:
     ]  # name -> extractor that has a paired figure -> value of each pair
     floors: dict[str, np.ndarray]  # such an extractor -> values of pairs of different real images
     agreement: dict[str, Agreement]  # of the sets that have masks
+    copies: dict[str, Nearest]  # name of the set -> how near its images come to the reference's
+    limits: list[Limits]  # what a copy is; empty: nothing to find copies by
     n_real: int  # images of the reference
 
 
@@ -83,6 +86,8 @@ def measure(
         values={named.name: {} for named in sets},
         floors={},
         agreement={},
+        copies={},
+        limits=[],
         n_real=len(real.keys(REFERENCE_SPLIT)),
     )
     with cluster.explained():
@@ -99,6 +104,9 @@ def _features(
     keys = real.keys(REFERENCE_SPLIT)
     parts = [Part(real, keys), *(Part(named.shards, named.shards.keys()) for named in sets)]
     reference, *others = embed(config, extractor, parts)
+    if extractor.kind == EFFICIENTNET_EXTRACTOR.kind:
+        _find_copies(config, real, reference, dict(zip(measured.synthetic, others, strict=True)), measured)
+        reference, *others = (rows[:, : extractor.spec.dimensions] for rows in (reference, *others))
     measured.real[extractor.kind] = reference
     for named, features in zip(sets, others, strict=True):
         measured.synthetic[named.name][extractor.kind] = features
@@ -112,6 +120,18 @@ def _features(
     ones, twos = different_pairs(real, config.evaluate.seed)
     cosines = paired_cosine(reference[[row[key] for key in ones]], reference[[row[key] for key in twos]])
     measured.floors[extractor.kind] = cosines
+
+
+def _find_copies(
+    config: Config, real: ShardSet, reference: np.ndarray, sets: dict[str, np.ndarray], measured: Measured
+) -> None:
+    """Adds how near every synthetic image comes to the reference, and what is near, as bulk generation does."""
+    training = from_rows(reference)
+    groups = dict(zip(real.index["key"].to_pylist(), real.index["group"].to_pylist(), strict=True))
+    quantile = config.generate.gates.copy_quantile
+    limits = calibrate(training, [groups[key] for key in real.keys(REFERENCE_SPLIT)], quantile)
+    measured.limits.append(limits)
+    measured.copies.update({name: nearest(from_rows(rows), training, limits) for name, rows in sets.items()})
 
 
 def _paired(

@@ -37,12 +37,12 @@ def parent_pairs(real: ShardSet, synthetic: ShardSet) -> Pairs:
 
 
 def different_pairs(real: ShardSet, seed: int) -> tuple[list[str], list[str]]:
-    """Keys of real images and, for each, the key of another one: where groups are known, of another group."""
+    """Keys of real images and, for each, the key of one of another group."""
     groups = dict(zip(real.index["key"].to_pylist(), real.index["group"].to_pylist(), strict=True))
     keys = np.random.default_rng([seed, 0xD1]).permutation(real.keys(REFERENCE_SPLIT)).tolist()
     pairs = []
     for one, two in zip(keys, keys[1:] + keys[:1], strict=True):
-        if one != two and (groups[one] is None or groups[one] != groups[two]):
+        if groups[one] != groups[two]:
             pairs.append((one, two))
     pairs.sort()
     return [one for one, _ in pairs], [two for _, two in pairs]

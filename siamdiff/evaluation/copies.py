@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 
 from siamdiff.errors import SiamdiffError
-from siamdiff.evaluation.features import EfficientNetLite0
+from siamdiff.evaluation.features import EFFICIENTNET, EfficientNetLite0
 
 SIDE = 16  # pixels of the small version; what compression and noise change is averaged away
 ROUNDING = 1e-5  # the distance of equal images in float32, and more; no limit is below it
@@ -80,6 +80,40 @@ class Training:
             ) from error
 
 
+@dataclass(frozen=True)
+class Nearest:
+    """How near each of N images comes to the training images."""
+
+    features: np.ndarray  # smallest distance in features, float (N,)
+    pixels: np.ndarray  # smallest distance in pixels, float (N,)
+    closeness: np.ndarray  # the smaller of both by its limit, float (N,); at most 1 for copies
+    row: np.ndarray  # the training image of that distance, int (N,)
+    is_copy: np.ndarray  # bool (N,)
+
+
+class BothSpaces:
+    """Images in both spaces as rows of one array, of which `from_rows` makes `Training` again.
+
+    Args:
+        device: "cpu" or "cuda".
+    """
+
+    spec = EFFICIENTNET
+
+    def __init__(self, device: str = "cpu") -> None:
+        self._extract = EfficientNetLite0(device)
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """Float32 (N, 1280 + 3 SIDE^2) of images uint8 (N, H, W, 3): features as they are, pixels of unit length."""
+        return np.concatenate([self._extract(images), small_pixels(images)], 1)
+
+
+def from_rows(rows: np.ndarray) -> Training:
+    """The images of `BothSpaces`."""
+    count = EFFICIENTNET.dimensions
+    return Training(unit(rows[:, :count]), np.ascontiguousarray(rows[:, count:]))
+
+
 class Embedder:
     """Images in both spaces."""
 
@@ -89,7 +123,7 @@ class Embedder:
 
     def __call__(self, images: np.ndarray) -> Training:
         """Unit vectors of images uint8 (N, H, W, 3); a row depends on its own image alone."""
-        return Training(_unit(self._extract(images)), small_pixels(images))
+        return Training(unit(self._extract(images)), small_pixels(images))
 
 
 def small_pixels(images: np.ndarray) -> np.ndarray:
@@ -100,7 +134,7 @@ def small_pixels(images: np.ndarray) -> np.ndarray:
     """
     x = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float()
     small = F.interpolate(x, size=(SIDE, SIDE), mode="area")  # (N, 3, SIDE, SIDE)
-    return _unit((small - small.mean((2, 3), keepdim=True)).flatten(1).numpy())
+    return unit((small - small.mean((2, 3), keepdim=True)).flatten(1).numpy())
 
 
 def calibrate(training: Training, groups: list[str], quantile: float) -> Limits:
@@ -125,6 +159,26 @@ def calibrate(training: Training, groups: list[str], quantile: float) -> Limits:
         nearest = np.sort(of_groups)
         found.append(max(float(nearest[rank - 1] if rank else nearest[0] / 2), ROUNDING))
     return Limits(found[0], found[1], len(groups), count, rank)
+
+
+def nearest(images: Training, training: Training, limits: Limits) -> Nearest:
+    """Compares images with the training images, both in both spaces."""
+    features, in_features = _nearest(images.features, training.features)
+    pixels, in_pixels = _nearest(images.pixels, training.pixels)
+    by_features, by_pixels = features / limits.features, pixels / limits.pixels
+    return Nearest(
+        features=features,
+        pixels=pixels,
+        closeness=np.minimum(by_features, by_pixels),
+        row=np.where(by_features <= by_pixels, in_features, in_pixels),
+        is_copy=(features <= limits.features) | (pixels <= limits.pixels),
+    )
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Rows of (N, D) scaled to length 1, float32; zeros stay."""
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return (vectors / np.maximum(norms, 1e-6)).astype(np.float32)
 
 
 class CopyFilter:
@@ -163,6 +217,11 @@ def _nearest_of_others(vectors: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return np.concatenate(nearest)
 
 
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return (vectors / np.maximum(norms, 1e-6)).astype(np.float32)
+def _nearest(vectors: np.ndarray, training: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Distance of each row of (N, D) to the nearest of (M, D), and which that is."""
+    distances, rows = [], []
+    for start in range(0, len(vectors), _CHUNK):
+        between = 1 - vectors[start : start + _CHUNK] @ training.T  # (chunk, M)
+        rows.append(between.argmin(1))
+        distances.append(between.min(1))
+    return np.concatenate(distances), np.concatenate(rows)

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 
 from siamdiff.errors import UserError
+from siamdiff.evaluation.copies import BothSpaces
 from siamdiff.evaluation.features import (
     CLIP,
     CLIP_PREFIX,
     EFFICIENTNET,
     INCEPTION,
-    EfficientNetLite0,
     FeatureExtractor,
     FeatureSpec,
 )
@@ -79,6 +79,8 @@ class Extractor:
     def load(self, device: str = "cpu") -> FeatureExtractor:
         """The network of one that is not paired, on `device`.
 
+        That of `efficientnet-lite0` adds what copies are found by (siamdiff.evaluation.copies.BothSpaces).
+
         Raises:
             UserError: weights of something else.
             SiamdiffError: weights that are no more what was found.
@@ -88,7 +90,7 @@ class Extractor:
                 return Inception(local_file(self.weights[0]), self.spec, device)
             case "clip":
                 return ClipVision(local_folder(self.weights[0]), self.spec, device)
-        return EfficientNetLite0(device)
+        return BothSpaces(device)
 
     def load_paired(self, device: str = "cpu") -> Lpips:
         """The measure of one that is paired, on `device`; errors as of `load`."""

@@ -12,14 +12,19 @@ Row = Mapping[str, Any]
 
 SET, IMAGES = "set", "images"
 AGREEMENT, CEILING = "mask_agreement_dice", "mask_agreement_dice_real"
+COPIES = "copies"  # share of the images that are copies of training images
 # Endings of the columns beside a figure's own:
 FLOOR = "_floor"  # the same between two parts of the real set
 LOW, HIGH = "_low", "_high"  # ends of its interval
 DEVIATION = "_deviation"  # over the subsets of KID
 _BESIDE = (FLOOR, LOW, HIGH, DEVIATION)
-_TITLES = {AGREEMENT: "mask agreement (Dice)", CEILING: "  on held-out real images"}
+_TITLES = {
+    COPIES: "copies of training images",
+    AGREEMENT: "mask agreement (Dice)",
+    CEILING: "  on held-out real images",
+}
 _SUBTITLES = {FLOOR: "  real against real", LOW: "  95% interval", DEVIATION: "  deviation of subsets"}
-_DIGITS = {AGREEMENT: 2, CEILING: 2}
+_DIGITS = {COPIES: 3, AGREEMENT: 2, CEILING: 2}
 _SMALL = 0.1  # numbers below it are shown with as many digits as those above
 
 
@@ -28,12 +33,12 @@ def make_rows(results: Mapping[str, Mapping[str, Any]]) -> list[Row]:
 
     Args:
         results: name -> `figures` (list of siamdiff.evaluation.figures.Figure.as_dict) and `mask_agreement`
-            (Agreement.as_dict; None: the set has no masks), as metrics.json holds them.
+            (Agreement.as_dict; None: the set has no masks), as metrics.json holds them; perhaps `copies`.
     """
     rows = [_row(name, results[name]) for name in sorted(results)]
     order = list(dict.fromkeys(column for row in rows for column in row))
-    ends = (AGREEMENT, CEILING)
-    columns = [column for column in order if column not in ends] + list(ends)
+    ends = [column for column in (COPIES, AGREEMENT, CEILING) if column in order]
+    columns = [column for column in order if column not in ends] + ends
     return [{column: row.get(column) for column in columns} for row in rows]
 
 
@@ -48,6 +53,8 @@ def _row(name: str, result: Mapping[str, Any]) -> Row:
         if figure.get("interval"):
             row[of + LOW], row[of + HIGH] = figure["interval"]
         row[of + FLOOR] = figure["floor"]
+    if result.get("copies"):
+        row[COPIES] = result["copies"]["rate"]
     return row | {AGREEMENT: agreement.get("synthetic"), CEILING: agreement.get("real")}
 
 

@@ -9,7 +9,17 @@ from PIL import Image
 
 from siamdiff.data.phantom import render_phantom
 from siamdiff.errors import SiamdiffError
-from siamdiff.evaluation.copies import ROUNDING, CopyFilter, Embedder, Training, calibrate, small_pixels
+from siamdiff.evaluation.copies import (
+    ROUNDING,
+    BothSpaces,
+    CopyFilter,
+    Embedder,
+    Training,
+    calibrate,
+    from_rows,
+    nearest,
+    small_pixels,
+)
 
 SIDE, TRAINING, QUANTILE = 64, 55, 0.05
 
@@ -145,3 +155,17 @@ def test_what_is_kept_of_the_training_images_comes_back_or_is_refused():
     assert np.array_equal(again.features, training.features) and np.array_equal(again.pixels, training.pixels)
     with pytest.raises(SiamdiffError, match="there is damaged"):
         Training.from_bytes(b"something else", "there")
+
+
+def test_the_training_image_that_a_copy_is_of_is_named(photographs: np.ndarray) -> None:
+    training = from_rows(BothSpaces()(photographs[:TRAINING]))
+    limits = calibrate(training, [str(number) for number in range(TRAINING)], QUANTILE)
+    images = np.concatenate([noisy(photographs[[7, 3]]), photographs[[60]]])
+    near = nearest(from_rows(BothSpaces()(images)), training, limits)
+    assert list(near.row[:2]) == [7, 3]
+    copies = CopyFilter(training, limits)
+    features, pixels = copies(images)
+    assert list(near.is_copy) == list(found(copies, images)) and near.is_copy[:2].all()
+    np.testing.assert_allclose(near.features, features, atol=1e-5)
+    np.testing.assert_allclose(near.pixels, pixels, atol=1e-5)
+    assert list(near.closeness <= 1) == list(near.is_copy)

@@ -73,6 +73,13 @@ def test_what_no_set_has_takes_no_line() -> None:
     assert "mask agreement" not in as_text(make_rows({"a": result(1.0, None)}))
 
 
+def test_the_share_of_copies_stands_before_the_agreement() -> None:
+    rows = make_rows({"a": result(1.25, 0.96) | {"copies": {"rate": 0.015}}, "b": result(1.0, 0.9)})
+    assert list(rows[0])[-3:] == ["copies", "mask_agreement_dice", "mask_agreement_dice_real"]
+    assert "copies of training images" in as_text(rows) and "0.015          -" in as_text(rows)
+    assert " & copies of training images & mask" in as_latex(rows, [])
+
+
 def test_latex_is_escaped_and_has_one_line_per_set() -> None:
     text = as_latex(ROWS, ["reference: real"])
     assert text.startswith("% reference: real\n\\begin{tabular}{lrrr}\n")

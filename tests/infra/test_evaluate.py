@@ -114,8 +114,8 @@ def test_an_evaluation_is_complete_and_made_once(ray, root, tmp_path, caplog):
 
     output = folder_of(root)
     assert set(storage.list_files(output)) == {
-        "metrics.json", "table.csv", "table.tex", "contact_sheet-synthetic.png", "agreement.jsonl", "config.yaml",
-        "status.json",
+        "metrics.json", "table.csv", "table.tex", "contact_sheet-synthetic.png", "agreement.jsonl", "copies.jsonl",
+        "config.yaml", "status.json",
     }  # fmt: skip
     metrics = storage.read_json(storage.join(output, "metrics.json"))
     assert metrics["sets"]["real"]["digest"] == real.digest
@@ -152,6 +152,13 @@ def test_an_evaluation_is_complete_and_made_once(ray, root, tmp_path, caplog):
 
     lines = storage.read_bytes(storage.join(output, "agreement.jsonl")).decode().splitlines()
     assert [json.loads(line)["key"] for line in lines] == synthetic.keys()
+    lines = storage.read_bytes(storage.join(output, "copies.jsonl")).decode().splitlines()
+    assert [json.loads(line)["key"] for line in lines] == synthetic.keys()
+    assert result["copies"]["count"] == sum(json.loads(line)["copy"] for line in lines)
+    assert (
+        len(result["copies"]["nearest"]) == SYNTHETIC
+        and result["copies"]["limits"]["images"] == COUNTS["train"]
+    )
     sheet = Image.open(io.BytesIO(storage.read_bytes(storage.join(output, result["contact_sheet"]))))
     assert sheet.width > 1000 and len(np.unique(np.asarray(sheet))) > 50
 

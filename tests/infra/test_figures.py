@@ -17,6 +17,7 @@ from siamdiff.data.sample import Synthetic, make_sample
 from siamdiff.data.shards import shard_name, write_shard
 from siamdiff.data.shardset import ShardSet
 from siamdiff.errors import UserError
+from siamdiff.evaluation.copies import Embedder, from_rows
 from siamdiff.evaluation.extractors import EFFICIENTNET_EXTRACTOR, Extractor, find
 from siamdiff.evaluation.features import EfficientNetLite0
 from tests.evaluation.small_networks import save_clip, save_lpips
@@ -84,7 +85,10 @@ def test_actors_embed_images_and_compare_pairs(real: ShardSet, synthetic: ShardS
     images = np.stack([synthetic.read(key).image for key in keys])
     made = FeatureActor(EFFICIENTNET_EXTRACTOR, "cpu", 1)(row(synthetic, keys))
     assert [item["key"] for item in made] == keys
-    np.testing.assert_array_equal(np.stack([item["features"] for item in made]), EfficientNetLite0()(images))
+    rows = np.stack([item["features"] for item in made])
+    np.testing.assert_array_equal(rows[:, :1280], EfficientNetLite0()(images))
+    np.testing.assert_array_equal(from_rows(rows).pixels, Embedder()(images).pixels)
+    np.testing.assert_array_equal(from_rows(rows).features, Embedder()(images).features)
     lpips = find("lpips-squeezenet", save_lpips(tmp_path))
     parents = real.keys("train")[:3]
     made = FeatureActor(lpips, "cpu", 1)(row(synthetic, keys, real, parents))
@@ -104,6 +108,8 @@ def measured(extractors: list[Extractor], pairs: Pairs, count: int, n_real: int)
         values={"a": {e.kind: np.array(pairs.rows, float) for e in paired}},
         floors={e.kind: np.ones(4) for e in paired},
         agreement={},
+        copies={},
+        limits=[],
         n_real=n_real,
     )
 
