@@ -19,7 +19,7 @@ from infra.copies import copies_of, copy_lines
 from infra.figures import REFERENCE, figures_of
 from infra.measure import Measured, measure
 from infra.named_sets import NamedSet, check_count, open_sets
-from infra.pairs import REFERENCE_SPLIT
+from infra.pairs import REFERENCE_SPLIT, refuse_shared
 from infra.stage import CONFIG, EVALUATION, StageStatus, reported
 from siamdiff import storage
 from siamdiff.config import Config, digest
@@ -105,6 +105,7 @@ def _prepare(config: Config, status: StageStatus) -> Job:
         raise UserError(f"{real.uri} is a {real.manifest.kind} set; evaluate.real takes a real one")
     n_train = len(real.keys(REFERENCE_SPLIT))
     check_count(real.uri, n_train)
+    refuse_shared(real)
     extractors = [find(kind, given) for kind, given in settings.extractors.items()]
     synthetic = open_sets(config, real, status)
     for named in synthetic:

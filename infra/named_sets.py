@@ -21,6 +21,7 @@ from siamdiff.data.sample import Foreign
 from siamdiff.data.shards import FOLDER
 from siamdiff.data.shardset import ShardSet
 from siamdiff.errors import UserError
+from siamdiff.evaluation.extractors import find
 from siamdiff.sections import NEWEST, Data, set_file
 
 log = logging.getLogger(__name__)
@@ -79,11 +80,13 @@ def open_sets(config: Config, real: ShardSet, status: StageStatus) -> list[Named
 
 
 def check_given(config: Config) -> None:
-    """Looks for the sets that are there from the beginning, hours before an experiment comes to compare them.
+    """Looks for the sets and extractors that are there from the beginning, hours before an experiment needs them.
 
     Raises:
         UserError: one is missing.
     """
+    for kind, given in config.evaluate.extractors.items():
+        find(kind, given)
     for name, uri in (config.evaluate.synthetic or {}).items():
         if uri not in (NEWEST, config.generate.output):
             _listed(name, uri)

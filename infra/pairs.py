@@ -1,10 +1,11 @@
-"""Which images the paired figures (CLIP-I, LPIPS) compare: a synthetic one with the real one of its parent mask."""
+"""Real images that figures need: parents of the paired ones (CLIP-I, LPIPS), held-out ones that are not in train."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
 from siamdiff.data.shardset import ShardSet
+from siamdiff.errors import UserError
 
 REFERENCE_SPLIT = "train"  # of the real set: what the model learnt to imitate
 
@@ -46,3 +47,30 @@ def different_pairs(real: ShardSet, seed: int) -> tuple[list[str], list[str]]:
             pairs.append((one, two))
     pairs.sort()
     return [one for one, _ in pairs], [two for _, two in pairs]
+
+
+def refuse_shared(real: ShardSet) -> None:
+    """Looks for held-out images that are training images too.
+
+    Raises:
+        UserError: there are some; names them.
+    """
+    index = real.index
+    rows = zip(
+        *(index[name].to_pylist() for name in ("key", "split", "image_sha256")),
+        strict=True,
+    )
+    train: dict[str, str] = {}
+    held_out: list[tuple[str, str, str]] = []
+    for key, split, sha256 in rows:
+        if split == REFERENCE_SPLIT:
+            train[sha256] = key
+        else:
+            held_out.append((key, split, sha256))
+    shared = [f"{key} ({split}) is {train[sha256]}" for key, split, sha256 in held_out if sha256 in train]
+    if shared:
+        more = f" and {len(shared) - 5} more" if shared[5:] else ""
+        raise UserError(
+            f"{real.uri}: {len(shared)} held-out images are training images too: {', '.join(shared[:5])}{more}; "
+            "ingest the source again, which keeps each image once"
+        )

@@ -22,6 +22,7 @@ BATCH_SIZE = 16
 DEFINITION = (
     "mean over images of the foreground Dice at threshold 0.5; images without foreground are left out"
 )
+SIZES = (("small", 0.05), ("medium", 0.15), ("large", 1.0))  # shares of the image that a mask covers, at most
 NETWORK = f"MONAI BasicUNet {SMALL_UNET}"
 _CACHED_PAIRS = 2048  # at most 128 MiB; decoding them again at every step would take longer than training
 
@@ -55,6 +56,18 @@ class ShardPairs:
 
 
 @dataclass(frozen=True)
+class OfSize:
+    """Agreement on masks of one size."""
+
+    name: str
+    up_to: float  # share of the image's pixels; more than the size before
+    synthetic: float | None  # None: no synthetic pair of that size
+    n_synthetic: int
+    real: float | None  # None: no held-out real pair of that size
+    n_real: int
+
+
+@dataclass(frozen=True)
 class Agreement:
     """Dice of one segmenter on held-out real pairs (its ceiling) and on synthetic ones."""
 
@@ -69,6 +82,7 @@ class Agreement:
     max_side: int  # pixels; larger images were shrunk to it
     network: str
     definition: str
+    by_size: list[OfSize]
     per_sample: dict[str, float]  # synthetic key -> Dice; NaN where the mask is empty
 
     def as_dict(self) -> dict[str, Any]:
@@ -106,17 +120,42 @@ def measure_agreement(
     judge: Judge, held_out: Pairs, synthetic: Mapping[str, Pairs], device: str = "cpu"
 ) -> dict[str, Agreement]:
     """The agreement of every named synthetic set; held-out real pairs are scored once for all of them."""
-    mean_real, n_real = _mean(_score(judge.network, held_out, device))
-    return {name: _agreement(judge, mean_real, n_real, pairs, device) for name, pairs in synthetic.items()}
+    real = _score(judge.network, held_out, device)
+    return {
+        name: _agreement(judge, real, _score(judge.network, pairs, device))
+        for name, pairs in synthetic.items()
+    }
 
 
-def _agreement(judge: Judge, real: float | None, n_real: int, synthetic: Pairs, device: str) -> Agreement:
-    per_sample = _score(judge.network, synthetic, device)
-    mean, count = _mean(per_sample)
+@dataclass(frozen=True)
+class _Scores:
+    """Dice of each pair, and the share of the image that its mask covers."""
+
+    dice: dict[str, float]
+    shares: dict[str, float]
+
+    def mean(self, above: float = 0.0, up_to: float = 1.0) -> tuple[float | None, int]:
+        """Over pairs whose masks cover more than `above`, and their count."""
+        found = [
+            dice
+            for key, dice in self.dice.items()
+            if not math.isnan(dice) and above < self.shares[key] <= up_to
+        ]
+        return (float(np.mean(found)), len(found)) if found else (None, 0)
+
+
+def _agreement(judge: Judge, real: _Scores, synthetic: _Scores) -> Agreement:
+    mean, count = synthetic.mean()
+    mean_real, n_real = real.mean()
+    by_size = []
+    above = 0.0
+    for name, up_to in SIZES:
+        by_size.append(OfSize(name, up_to, *synthetic.mean(above, up_to), *real.mean(above, up_to)))
+        above = up_to
     return Agreement(
         synthetic=mean,
         n_synthetic=count,
-        real=real,
+        real=mean_real,
         n_real=n_real,
         n_train=judge.n_train,
         steps=judge.steps,
@@ -125,7 +164,8 @@ def _agreement(judge: Judge, real: float | None, n_real: int, synthetic: Pairs, 
         max_side=MAX_SIDE,
         network=NETWORK,
         definition=DEFINITION,
-        per_sample=per_sample,
+        by_size=by_size,
+        per_sample=synthetic.dice,
     )
 
 
@@ -138,16 +178,13 @@ def shrink(image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return small[..., :3].astype(np.uint8), np.where(small[..., 3] >= 128, 255, 0).astype(np.uint8)
 
 
-def _score(network: nn.Module, pairs: Pairs, device: str) -> dict[str, float]:
-    scores: dict[str, float] = {}
+def _score(network: nn.Module, pairs: Pairs, device: str) -> _Scores:
+    scores = _Scores({}, {})
     for start in range(0, len(pairs.keys), BATCH_SIZE):
         positions = range(start, min(start + BATCH_SIZE, len(pairs.keys)))
         images, masks = pairs.read(positions)
         dice = dice_per_image(predict(network, images, device), to_tensors(images, masks, "cpu")[1])
-        scores |= dict(zip((pairs.keys[i] for i in positions), dice.tolist(), strict=True))
+        keys = [pairs.keys[i] for i in positions]
+        scores.dice.update(zip(keys, dice.tolist(), strict=True))
+        scores.shares.update(zip(keys, (masks >= 128).mean((1, 2)).tolist(), strict=True))
     return scores
-
-
-def _mean(scores: dict[str, float]) -> tuple[float | None, int]:
-    finite = [score for score in scores.values() if not math.isnan(score)]
-    return (float(np.mean(finite)), len(finite)) if finite else (None, 0)

@@ -305,4 +305,7 @@ def test_an_experiment_looks_for_given_sets_before_it_begins(tmp_path):
     )
     with pytest.raises(UserError, match=r"the set other at .*nothing does not exist"):
         experiment(config, demo=False)
+    config = configure(str(tmp_path / "root"), extractors=["clip=/no/folder"])
+    with pytest.raises(UserError, match=r"no folder /no/folder; give --evaluate.extractors clip=FOLDER"):
+        experiment(config, demo=False)
     assert storage.list_files(str(tmp_path)) == {}
