@@ -8,7 +8,7 @@ import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +73,10 @@ class Extractor:
 
     def identity(self) -> dict[str, Any]:
         """What its features depend on, as plain values."""
-        hashes = [[weights.sha256, weights.settings] for weights in self.weights]
-        return {"kind": self.kind, "spec": vars(self.spec), "weights": hashes}
+        spec = asdict(self.spec)
+        if self.weights:  # their hashes say more than the names that their files have here
+            spec["weights"] = [[weights.sha256, weights.settings] for weights in self.weights]
+        return {"kind": self.kind} | spec
 
     def load(self, device: str = "cpu") -> FeatureExtractor:
         """The network of one that is not paired, on `device`.

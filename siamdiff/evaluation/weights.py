@@ -30,6 +30,7 @@ class Weights:
     uri: str  # local, s3://, https://, or a hub id with the commit
     sha256: str  # of the file; of a folder: of its weights file
     settings: str = ""  # sha256 of a folder's other files
+    copy: str = ""  # of a store's file, its name in the node's cache
 
     @property
     def name(self) -> str:
@@ -57,11 +58,12 @@ def find_file(given: str, wanted: str) -> Weights:
         raise UserError(f"{uri} is missing; give {wanted}")
     fs, path = storage.filesystem(uri)
     version = fs.info(path)
-    name = hashlib.sha256(f"{uri} {version['size']} {version.get('ETag')}".encode()).hexdigest()
-    with cached(f"{_CACHE}/{name}") as copy:
+    digest = hashlib.sha256(f"{uri} {version['size']} {version.get('ETag')}".encode()).hexdigest()
+    name = f"{_CACHE}/{digest[:32]}{Path(uri).suffix}"
+    with cached(name) as copy:
         if not copy.is_file():
             storage.download_file(uri, copy)
-        return Weights(uri, storage.file_sha256(copy))
+        return Weights(uri, storage.file_sha256(copy), copy=name)
 
 
 def download(url: str, sha256: str, wanted: str) -> Weights:
@@ -107,8 +109,7 @@ def local_file(weights: Weights) -> Path:
     """
     if weights.uri.startswith(HTTPS):
         return _downloaded(weights.uri, weights.sha256, "its file")
-    name = f"{_CACHE}/{weights.sha256}{Path(weights.uri).suffix}"
-    return checked_copy(weights.uri, weights.sha256, name, "run the same command again")
+    return checked_copy(weights.uri, weights.sha256, weights.copy, "run the same command again")
 
 
 def local_folder(weights: Weights) -> Path:
@@ -127,8 +128,8 @@ def _downloaded(url: str, sha256: str, wanted: str) -> Path:
         folder.mkdir(parents=True)
         try:
             torch.hub.download_url_to_file(url, str(folder / name), hash_prefix=sha256, progress=False)
-        except URLError as error:
-            raise UserError(f"{url} cannot be reached ({error.reason}); give {wanted}") from error
+        except (URLError, TimeoutError, ConnectionError) as error:
+            raise UserError(f"{url} cannot be reached ({error}); give {wanted}") from error
         except RuntimeError as error:  # another hash
             raise SiamdiffError(f"{url} is not what it was ({error}); give {wanted}") from error
 
