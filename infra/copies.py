@@ -9,6 +9,7 @@ from infra.measure import Measured
 from infra.pairs import REFERENCE_SPLIT
 from siamdiff.data.shardset import ShardSet
 from siamdiff.evaluation.copies import Nearest
+from siamdiff.evaluation.sheets import Pair, contact_sheet
 
 SHOWN = 12  # nearest pairs that metrics.json names
 
@@ -30,6 +31,37 @@ def copies_of(
         "limits": limits.as_dict(),
         "nearest": [rows[i] for i in order],
     }
+
+
+def nearest_sheet(real: ShardSet, of: ShardSet, copies: dict[str, Any], title: str) -> bytes:
+    """A PNG with the nearest pairs: the training image, the synthetic one, both distances."""
+    limits, side = copies["limits"], real.manifest.resolution
+    notes = [
+        f"{len(copies['nearest'])} of {len(of)} images, those nearest to a training image; {side} x {side} pixels; "
+        f"real set {real.digest[:12]}, synthetic set {of.digest[:12]}",
+        f"Copies, {copies['count']} of {len(of)}, are within {limits['features']:.3g} in features or "
+        f"{limits['pixels']:.3g} in pixels (1 - cosine): {limits['basis']}.",
+    ]
+    return contact_sheet(
+        [_pair(real, of, row) for row in copies["nearest"]], title, notes, real="nearest real"
+    )
+
+
+def _pair(real: ShardSet, of: ShardSet, row: dict[str, Any]) -> Pair:
+    training = real.read(row["training"]).image
+    what = "copy" if row["copy"] else "no copy"
+    return Pair(
+        key=row["key"],
+        image=of.read(row["key"]).image,
+        mask=None,
+        parent=row["training"],
+        real_image=training,
+        real_mask=np.zeros(training.shape[:2], np.uint8),  # no outline
+        caption=(
+            f"{row['key']}  \N{MIDDLE DOT}  {what}",
+            f"{row['training']}; least: features {row['features']:.3f}, pixels {row['pixels']:.3f}",
+        ),
+    )
 
 
 def copy_lines(real: ShardSet, of: ShardSet, name: str, measured: Measured) -> Iterator[dict[str, Any]]:

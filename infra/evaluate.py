@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from infra.copies import copies_of, copy_lines
+from infra.copies import copies_of, copy_lines, nearest_sheet
 from infra.figures import REFERENCE, figures_of
 from infra.measure import Measured, measure
 from infra.named_sets import NamedSet, check_count, open_sets
@@ -184,6 +184,7 @@ def _result(config: Config, job: Job, named: NamedSet, measured: Measured) -> di
         "warnings": [f"{named.name}: {warning}" for warning in warnings],
         "shown": _shown(job, named),
         "contact_sheet": f"contact_sheet-{set_file(named.name)}.png",
+        "nearest_sheet": f"nearest-{set_file(named.name)}.png" if copies else None,
     }
 
 
@@ -266,6 +267,11 @@ def _write(config: Config, job: Job, metrics: dict[str, Any], measured: Measured
         files[result["contact_sheet"]] = _sheet(
             job, named, result["shown"], agreement.get(named.name), metrics["demo"]
         )
+        if result["copies"]:
+            title = (
+                "DEMO on phantoms: " if metrics["demo"] else ""
+            ) + f"Nearest training images: {named.name}"
+            files[result["nearest_sheet"]] = nearest_sheet(job.real, named.shards, result["copies"], title)
     for name, content in files.items():
         storage.write_bytes(storage.join(job.output, name), content)
     storage.write_json(storage.join(job.output, METRICS), metrics)

@@ -36,9 +36,10 @@ class Pair:
     real_image: np.ndarray | None = None  # None: the parent is not in the real set
     real_mask: np.ndarray | None = None
     dice: float | None = None  # mask agreement of this sample
+    caption: tuple[str, str] | None = None  # in place of the lines made of all this
 
 
-def contact_sheet(pairs: Sequence[Pair], title: str, notes: Sequence[str]) -> bytes:
+def contact_sheet(pairs: Sequence[Pair], title: str, notes: Sequence[str], real: str = REAL) -> bytes:
     """A PNG with one group of tiles per pair.
 
     Tiles: the real image with its own mask outlined, the mask given to the model, the synthetic image bare and with
@@ -49,6 +50,7 @@ def contact_sheet(pairs: Sequence[Pair], title: str, notes: Sequence[str]) -> by
         pairs: at least one.
         title: first line of the sheet.
         notes: lines below it, such as counts and how the pairs were chosen.
+        real: title of the column of real images.
 
     Raises:
         ValueError: no pair.
@@ -76,7 +78,7 @@ def contact_sheet(pairs: Sequence[Pair], title: str, notes: Sequence[str]) -> by
     for column in range(columns):
         x = MARGIN + column * (group + GROUP_GAP)
         for i, name in enumerate(kinds):
-            draw.text((x + i * (tile + GAP), top + 4), name, _INK, fonts[1])
+            draw.text((x + i * (tile + GAP), top + 4), real if name == REAL else name, _INK, fonts[1])
     for i, pair in enumerate(pairs):
         x = MARGIN + (i % columns) * (group + GROUP_GAP)
         y = top + HEADER + (i // columns) * (tile + CAPTION)
@@ -146,6 +148,8 @@ def fit(array: np.ndarray, tile: int) -> np.ndarray:
 
 
 def _caption(pair: Pair) -> tuple[str, str]:
+    if pair.caption:
+        return pair.caption
     dice = "" if pair.dice is None else f"  \N{MIDDLE DOT}  Dice {pair.dice:.2f}"
     if pair.parent is None:
         return f"{pair.key}{dice}", "parent unknown"

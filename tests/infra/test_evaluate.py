@@ -115,7 +115,7 @@ def test_an_evaluation_is_complete_and_made_once(ray, root, tmp_path, caplog):
     output = folder_of(root)
     assert set(storage.list_files(output)) == {
         "metrics.json", "table.csv", "table.tex", "contact_sheet-synthetic.png", "agreement.jsonl", "copies.jsonl",
-        "config.yaml", "status.json",
+        "nearest-synthetic.png", "config.yaml", "status.json",
     }  # fmt: skip
     metrics = storage.read_json(storage.join(output, "metrics.json"))
     assert metrics["sets"]["real"]["digest"] == real.digest
@@ -160,6 +160,8 @@ def test_an_evaluation_is_complete_and_made_once(ray, root, tmp_path, caplog):
         and result["copies"]["limits"]["images"] == COUNTS["train"]
     )
     sheet = Image.open(io.BytesIO(storage.read_bytes(storage.join(output, result["contact_sheet"]))))
+    nearest = Image.open(io.BytesIO(storage.read_bytes(storage.join(output, result["nearest_sheet"]))))
+    assert nearest.width > 1000
     assert sheet.width > 1000 and len(np.unique(np.asarray(sheet))) > 50
 
     caplog.clear()
