@@ -154,18 +154,17 @@ def _find_clip(given: str | None) -> Extractor:
 
         dimensions = CLIPVisionConfig.from_pretrained(folder).projection_dim
         processor = CLIPImageProcessorPil.from_pretrained(folder)
-    asked = {
-        name: getattr(processor, name)
-        for name in ("size", "crop_size", "resample", "image_mean", "image_std")
-    }
-    asked = {name: str(value) for name, value in asked.items()}
+    size, crop = (
+        {name: value for name, value in dict(given).items() if value is not None}
+        for given in (processor.size, processor.crop_size)
+    )
     spec = FeatureSpec(
         label=CLIP if is_standard else f"{CLIP_PREFIX}{weights.sha256[:8]}",
         weights=f"{weights.name}, {'the' if is_standard else 'not the'} standard weights of CMMD",
         layer="image projection, scaled to unit length",
         dimensions=dimensions,
-        resize=f"its image processor: {asked['size']}, PIL filter {asked['resample']}, crop {asked['crop_size']}",
-        normalization=f"(x - {asked['image_mean']}) / {asked['image_std']} on 0..1",
+        resize=f"its image processor: {size}, PIL filter {int(processor.resample)}, crop {crop}",
+        normalization=f"(x - {processor.image_mean}) / {processor.image_std} on 0..1",
     )
     return Extractor("clip", spec, (weights,))
 

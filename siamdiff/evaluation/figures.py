@@ -344,7 +344,7 @@ def _warnings(figures: Sequence[Figure], sets: Sets, spec: FeatureSpec, recipe: 
         bias = value - CMMD_SCALE * float(squared_mmd(rbf_kernel, *sets, *ones, unbiased=True)[0])
         if bias > _BIAS * value:
             warnings.append(
-                f"{names['cmmd']}: {bias:.3f} of {value:.3f} come from the number of samples ({smaller}) alone"
+                f"{names['cmmd']}: the number of samples ({smaller}) alone adds {bias:.3g} to the {value:.3g}"
             )
     if not _has_neighbours(sets):
         warnings.append(f"{smaller} samples are too few for precision, recall, density and coverage")

@@ -36,7 +36,8 @@ def make_rows(results: Mapping[str, Mapping[str, Any]]) -> list[Row]:
             (Agreement.as_dict; None: the set has no masks), as metrics.json holds them; perhaps `copies`.
     """
     rows = [_row(name, results[name]) for name in sorted(results)]
-    order = list(dict.fromkeys(column for row in rows for column in row))
+    longest_first = sorted(rows, key=len, reverse=True)  # what a set lacks stays in its place
+    order = list(dict.fromkeys(column for row in longest_first for column in row))
     ends = [column for column in (COPIES, AGREEMENT, CEILING) if column in order]
     columns = [column for column in order if column not in ends] + ends
     return [{column: row.get(column) for column in columns} for row in rows]

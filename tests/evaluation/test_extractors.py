@@ -72,6 +72,7 @@ def test_fid_alone_is_printed_for_the_standard_file_only(
 def test_clip_embeds_as_transformers_does(clip: Path, images: np.ndarray) -> None:
     found = find("clip", str(clip))
     assert found.spec.dimensions == 24 and found.spec.is_clip and found.spec.label.startswith("clip_")
+    assert "'shortest_edge': 56" in found.spec.resize and "None" not in found.spec.resize
     embedded = found.load()(images)
     np.testing.assert_allclose(np.linalg.norm(embedded, axis=1), 1, rtol=1e-5)
     resized = np.asarray(Image.fromarray(images[3]).resize((56, 56), Image.Resampling.BICUBIC)) / 255

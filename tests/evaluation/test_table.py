@@ -73,6 +73,15 @@ def test_what_no_set_has_takes_no_line() -> None:
     assert "mask agreement" not in as_text(make_rows({"a": result(1.0, None)}))
 
 
+def test_what_a_set_lacks_stays_in_its_place() -> None:
+    names = ("frechet_toy", "precision_toy", "frechet_other")
+    figures = [{"name": name, "value": 1.0, "floor": None} for name in names]
+    few = result(1.0, None) | {"figures": [figures[0], figures[2]]}
+    rows = make_rows({"a": few, "b": result(1.0, None) | {"figures": figures}})
+    assert [column for column in rows[0] if column in names] == list(names)
+    assert rows[0]["precision_toy"] is None
+
+
 def test_the_share_of_copies_stands_before_the_agreement() -> None:
     rows = make_rows({"a": result(1.25, 0.96) | {"copies": {"rate": 0.015}}, "b": result(1.0, 0.9)})
     assert list(rows[0])[-3:] == ["copies", "mask_agreement_dice", "mask_agreement_dice_real"]
