@@ -1,4 +1,4 @@
-"""What ingest, generate and evaluate share: the names of their files, and the state of a stage's newest command."""
+"""What the stages but training share: the names of their files, and the state of a stage's newest command."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,8 @@ from siamdiff.config import Config
 from siamdiff.errors import AlreadyRunningError
 from siamdiff.run import Status
 
-DATA, SYNTHETIC, EVALUATION = "data", "synthetic", "evaluation"  # folders of the stages under the root
+# folders of the stages under the root
+DATA, SYNTHETIC, EVALUATION, SEGMENTATION = "data", "synthetic", "evaluation", "segmentation"
 PLAN = "plan.json"
 CONFIG = "config.yaml"
 LATEST = "latest.json"

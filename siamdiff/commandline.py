@@ -13,8 +13,12 @@ from siamdiff.errors import UserError, nearest
 from siamdiff.presets import expand, merge, table
 
 # Mappings given as NAME=VALUE, the option once for each.
-_NAMED = {"evaluate.synthetic": "[NAME=]URI", "evaluate.extractors": "NAME[=SOURCE]"}
-_WHOLE = ("split", "synthetic")  # fields that are mappings, not sections
+_NAMED = {
+    "evaluate.synthetic": "[NAME=]URI",
+    "evaluate.extractors": "NAME[=SOURCE]",
+    "segment.synthetic": "[NAME=]URI",
+    "segment.tests": "[NAME=]URI",
+}
 
 
 def load(argv: list[str], default: Path, description: str) -> tuple[Config, bool]:

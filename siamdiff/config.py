@@ -27,6 +27,7 @@ from siamdiff.sections import (
     Evaluate,
     Generate,
     Model,
+    Segment,
     Train,
 )
 
@@ -35,7 +36,7 @@ _LATER = {"schedule", "warmup_steps", "clip_norm", "ema_decay"}
 
 
 class Config(BaseSettings):
-    """One experiment: real data, training, bulk generation, evaluation."""
+    """One experiment: real data, training, bulk generation, evaluation, segmentation."""
 
     model_config = SettingsConfigDict(extra="forbid", frozen=True, env_prefix="SIAMDIFF_UNUSED_")
 
@@ -51,6 +52,7 @@ class Config(BaseSettings):
     train: Train = Train()
     generate: Generate = Generate()
     evaluate: Evaluate = Evaluate()
+    segment: Segment = Segment()
     cluster: Cluster = Cluster()
 
     @classmethod
@@ -177,15 +179,23 @@ class Config(BaseSettings):
         evaluate = self.evaluate.model_copy(
             update={
                 "real": storage.normalize(self.evaluate.real or uri),
-                "synthetic": {
-                    name: given if given == NEWEST else storage.normalize(given)
-                    for name, given in (self.evaluate.synthetic or {SYNTHETIC: NEWEST}).items()
-                },
+                "synthetic": _absolute(self.evaluate.synthetic or {SYNTHETIC: NEWEST}),
                 "output": self.evaluate.output and storage.normalize(self.evaluate.output),
             }
         )
+        segment = self.segment.model_copy(
+            update={
+                "real": storage.normalize(self.segment.real or uri),
+                "synthetic": _absolute(self.segment.synthetic or {SYNTHETIC: NEWEST}),
+                "tests": self.segment.tests and _absolute(self.segment.tests),
+                "encoder": self.segment.encoder and storage.normalize(self.segment.encoder),
+                "output": self.segment.output and storage.normalize(self.segment.output),
+            }
+        )
         train = self.train.model_copy(update={"run": run})
-        return resolved.model_copy(update={"train": train, "generate": generate, "evaluate": evaluate})
+        return resolved.model_copy(
+            update={"train": train, "generate": generate, "evaluate": evaluate, "segment": segment}
+        )
 
     def derived_run(self) -> str:
         """The run's name where none is given: a digest of everything its result depends on."""
@@ -226,6 +236,11 @@ class Config(BaseSettings):
     def to_yaml(self) -> str:
         """The configuration as a YAML file that `--config` takes."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _absolute(sets: dict[str, str]) -> dict[str, str]:
+    """Named sets with absolute URIs; `latest` stays."""
+    return {name: uri if uri == NEWEST else storage.normalize(uri) for name, uri in sets.items()}
 
 
 def digest(value: Any) -> str:

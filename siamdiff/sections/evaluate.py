@@ -1,21 +1,18 @@
-"""Evaluation, and the names of the sets that it compares."""
+"""Evaluation: real and synthetic sets compared."""
 
-import re
-from collections import Counter
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
 from siamdiff.errors import nearest
 from siamdiff.sections.common import Section
+from siamdiff.sections.named import named_sets
 
 SYNTHETIC = "synthetic"  # name of a synthetic set that is given without one
-NEWEST = "latest"  # in place of its URI: the set that generate finished last
 LPIPS_PREFIX = "lpips-"
 EXTRACTORS = (  # siamdiff.evaluation.extractors
     "efficientnet-lite0", "inception", "clip", "lpips-squeezenet", "lpips-alexnet", "lpips-vgg16",
 )  # fmt: skip
-_SET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+-]*")
 
 
 class Evaluate(Section):
@@ -59,14 +56,7 @@ class Evaluate(Section):
     @field_validator("synthetic", mode="before")
     @classmethod
     def _named(cls, given: Any) -> Any:
-        match given:
-            case str():
-                return _named_sets([given])
-            case list():
-                return _named_sets(given)
-            case dict():
-                return _checked_names(list(given.items()))
-        return given
+        return named_sets(given, SYNTHETIC)
 
     @field_validator("extractors", mode="before")
     @classmethod
@@ -102,36 +92,3 @@ def _extractors(given: list[Any]) -> dict[str, str | None]:
             raise ValueError(f"the extractor {name!r} is given twice; give it once")
         chosen[name] = source if has_source else None
     return chosen
-
-
-def _named_sets(given: list[Any]) -> dict[str, str]:
-    """{name: URI} of texts NAME=URI, as the command line gives them, or of a single URI."""
-    pairs = []
-    for text in given:
-        name, is_named, uri = str(text).partition("=")
-        if is_named and _SET_NAME.fullmatch(name):
-            pairs.append((name, uri))
-        elif len(given) == 1:
-            pairs.append((SYNTHETIC, str(text)))
-        else:
-            raise ValueError(f"{text!r} has no name; give each of several sets as NAME=URI")
-    return _checked_names(pairs)
-
-
-def _checked_names(pairs: list[tuple[Any, Any]]) -> dict[str, str]:
-    files = Counter(set_file(str(name)).lower() for name, _ in pairs)
-    for name, uri in pairs:
-        if not _SET_NAME.fullmatch(str(name)):
-            raise ValueError(
-                f"{name!r} cannot name a set; letters, digits, space and . _ + - are allowed, a letter or digit first"
-            )
-        if not isinstance(uri, str) or not uri:
-            raise ValueError(f"the set {name!r} has no URI; give NAME=URI")
-        if files[set_file(name).lower()] > 1:
-            raise ValueError(f"{name!r} is the name of several sets, small and capital letters taken as one")
-    return dict(pairs)
-
-
-def set_file(name: str) -> str:
-    """The name of a set as a part of file names."""
-    return name.replace(" ", "_")

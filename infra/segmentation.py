@@ -1,0 +1,205 @@
+"""What a segmentation trains, on what, and where the result goes: looked at and claimed before anything is spent."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import ceil
+from typing import Any
+
+from infra.inputs import ensure_data
+from infra.stage import LATEST, SEGMENTATION, SYNTHETIC
+from infra.trainings import RESULTS, Training, encoder_folder
+from siamdiff import storage
+from siamdiff.config import Config, digest
+from siamdiff.data.shardset import ShardSet
+from siamdiff.errors import UserError
+from siamdiff.sections import NEWEST
+from siamdiff.sections.segment import REAL
+from siamdiff.segmentation import arms as rules
+from siamdiff.segmentation.arms import Arm, TestSet
+from siamdiff.segmentation.networks import ARCHITECTURES, build_network, is_segformer
+from siamdiff.segmentation.train import Settings
+
+SCHEMA = 1
+INPUTS = "inputs.json"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is trained on what, and where the result goes."""
+
+    real: ShardSet
+    synthetic: dict[str, ShardSet]  # by name
+    tests: dict[str, TestSet]  # by name
+    arms: list[Arm]
+    trainings: list[Training]
+    inputs: dict[str, Any]  # everything that the scores depend on
+    warnings: list[str]
+    output: str
+
+    @property
+    def digest(self) -> str:
+        """Identity of the segmentation."""
+        return digest(self.inputs)
+
+    @property
+    def results(self) -> str:
+        """The folder of the trainings' results."""
+        return storage.join(self.output, RESULTS)
+
+    @property
+    def baseline(self) -> str | None:
+        """The arm that the others are compared with."""
+        return REAL if len(self.arms) > 1 and any(arm.name == REAL for arm in self.arms) else None
+
+
+def prepare(config: Config, demo: bool) -> Job:
+    """Opens all sets, looks whether they may be used together, and claims the output.
+
+    Raises:
+        UserError: a set is missing or not complete, of another resolution or too small; a test image, or what was made
+            from one, would be trained on; an output that holds another segmentation.
+    """
+    settings = config.segment
+    assert settings.real and config.root, "resolve() comes first"
+    if settings.real == config.data.uri:
+        ensure_data(config, demo)
+    real = ShardSet.open(settings.real)
+    rules.check_real(real)
+    side = real.manifest.resolution
+    synthetic = _synthetic(config) if rules.takes_synthetic(settings.arms) else {}
+    for name, of in synthetic.items():
+        rules.check_synthetic(of)
+        rules.check_side(f"the synthetic set {name}", of, side)
+    given = settings.tests or {}
+    tests = {name: rules.named_test(ShardSet.open(uri), real) for name, uri in given.items()}
+    tests = tests or rules.default_tests(real)
+    rules.check_overlap(tests, real, synthetic, side=side)
+    warnings = [line for name, of in synthetic.items() for line in rules.check_origin(name, of, real, tests)]
+    arms = rules.expand(settings.arms, list(synthetic))
+    trainings = _trainings(config, real, synthetic, arms)
+    inputs = {
+        "schema": SCHEMA,
+        "real": real.digest,
+        "synthetic": {name: of.digest for name, of in synthetic.items()},
+        "tests": {name: {"set": of.shards.digest, "keys": digest(of.keys)} for name, of in tests.items()},
+        "trainings": {training.name: training.digest for training in trainings},
+    }
+    output = settings.output or storage.join(config.root, SEGMENTATION, digest(inputs)[:12])
+    job = Job(real, synthetic, tests, arms, trainings, inputs, warnings, output)
+    _claim(job)
+    return job
+
+
+def _synthetic(config: Config) -> dict[str, ShardSet]:
+    """The synthetic sets by name, opened."""
+    sets = {}
+    for name, given in sorted((config.segment.synthetic or {}).items()):
+        uri = _newest(config) if given == NEWEST else given
+        sets[name] = ShardSet.open(uri)
+    return sets
+
+
+def _newest(config: Config) -> str:
+    assert config.root, "resolve() comes first"
+    uri = storage.join(config.root, SYNTHETIC, LATEST)
+    try:
+        return storage.read_json(uri)["uri"]
+    except FileNotFoundError:
+        raise UserError(
+            f"there is no synthetic set under {config.root} ({uri} is missing); generate first, or give "
+            "--segment.synthetic URI, or --segment.arms real,copy-paste"
+        ) from None
+
+
+def _trainings(
+    config: Config, real: ShardSet, synthetic: Mapping[str, ShardSet], arms: list[Arm]
+) -> list[Training]:
+    """Every network on every arm from every seed.
+
+    Raises:
+        UserError: a network that takes no images of this size, an encoder that does not fit, too few folds.
+    """
+    settings = config.segment
+    size = settings.size or real.manifest.resolution
+    held_out = real.digest if settings.validations and real.keys(rules.VAL) else None
+    encoder = _encoder(config)
+    found = []
+    for network in settings.networks:
+        architecture = ARCHITECTURES[network]
+        if size % architecture.multiple:
+            raise UserError(
+                f"{network} takes images whose side is a multiple of {architecture.multiple} pixels, not {size}; give "
+                f"--segment.size {max(size - size % architecture.multiple, architecture.multiple)}, or another network"
+            )
+        for arm in arms:
+            count = sum(len(keys) for _, keys in arm.parts(real, synthetic))
+            steps = settings.steps
+            if settings.epochs is not None:
+                steps = ceil(settings.epochs * count / settings.batch_size)
+            for seed in settings.seeds:
+                found.append(
+                    Training(
+                        arm=arm,
+                        network=network,
+                        settings=Settings(
+                            steps=steps,
+                            batch_size=settings.batch_size,
+                            learning_rate=settings.learning_rate or architecture.learning_rate,
+                            validations=settings.validations if held_out else 0,
+                            seed=seed,
+                        ),
+                        size=size,
+                        pairs=count,
+                        parts=_parts(arm, real, synthetic),
+                        held_out=held_out,
+                        encoder=encoder if is_segformer(network) else None,
+                        device="cuda" if config.cluster.gpus else "cpu",
+                    )
+                )
+    return found
+
+
+def _parts(arm: Arm, real: ShardSet, synthetic: Mapping[str, ShardSet]) -> list[dict[str, Any]]:
+    """What an arm consists of, by digests."""
+    parts: list[dict[str, Any]] = []
+    if arm.copies:
+        parts.append({"set": real.digest, "split": rules.TRAIN, "times": arm.copies})
+    if arm.synthetic is not None:
+        parts.append({"set": synthetic[arm.synthetic].digest, "folds": arm.folds})
+    return parts
+
+
+def _encoder(config: Config) -> str | None:
+    """Digest of the pretrained encoder, which every segformer of the configuration can take."""
+    settings = config.segment
+    takers = [name for name in settings.networks if is_segformer(name)]
+    if settings.encoder is None:
+        return None
+    if not takers:
+        raise UserError(
+            "segment.encoder is for segformer networks, and segment.networks has none; leave it out"
+        )
+    try:
+        with encoder_folder(settings.encoder) as folder:
+            assert folder
+            for name in takers:
+                build_network(name, folder)
+            files = sorted(
+                path for path in folder.iterdir() if path.suffix in (".json", ".safetensors", ".bin")
+            )
+            return digest({path.name: storage.file_sha256(path) for path in files})
+    except FileNotFoundError:
+        raise UserError(
+            f"there is no segment.encoder {settings.encoder}; give a folder with config.json and model.safetensors"
+        ) from None
+
+
+def _claim(job: Job) -> None:
+    """Writes inputs.json first of all, or checks that the output belongs to these inputs already."""
+    uri = storage.join(job.output, INPUTS)
+    if storage.put_if_absent(uri, storage.canonical_json(job.inputs) + b"\n"):
+        return
+    if storage.read_json(uri) != job.inputs:
+        raise UserError(
+            f"{job.output} holds the segmentation of other sets or settings; give another --segment.output"
+        )
