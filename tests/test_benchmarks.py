@@ -90,6 +90,7 @@ def test_an_actor_is_busy_during_batches_alone() -> None:
 
 
 @pytest.mark.cluster
+@pytest.mark.soak
 def test_stand_ins_make_planned_shards_in_the_fleet(s3: object, tmp_path: Path) -> None:
     chosen = Namespace(resolution=32, batch=2, shard=4, shards=6, actors=[2], seconds=0.05)
     cluster.connect()
