@@ -16,6 +16,7 @@ from siamdiff.errors import SiamdiffError, UserError
 from siamdiff.segmentation.metrics import DEFINITIONS
 from siamdiff.segmentation.networks import build_network
 from siamdiff.segmentation.pairs import score
+from tests import jobs
 from tests.segmentation.sets import SIDE, real_set, synthetic_set
 
 ARMS = ["real", "real+1"]
@@ -200,3 +201,33 @@ def test_without_a_synthetic_set_only_real_arms_can_be_trained(tmp_path):
     real_set(storage.join(root, "data"))
     with pytest.raises(UserError, match=r"generate first, or give --segment\.synthetic URI"):
         segment(configure(root), demo=False)
+
+
+@pytest.mark.soak
+@pytest.mark.cluster
+def test_killed_workers_and_a_killed_job_cost_only_what_they_were_at(tmp_path):
+    """A worker is killed in its training, then the job with its cluster; what comes out is what it would have been."""
+    whole, killed = str(tmp_path / "whole"), str(tmp_path / "killed")
+    settings = {"seeds": [0, 1, 2], "steps": 150, "validations": 5}
+    for root in (whole, killed):
+        write_sets(root)
+    undisturbed = jobs.run("segment", "--config", jobs.config_file(configure(whole, **settings), tmp_path))
+    assert undisturbed.returncode == 0, undisturbed.stderr[-3000:]
+
+    file = jobs.config_file(configure(killed, **settings), tmp_path)
+    process = jobs.start("segment", "--config", file, log=tmp_path / "log")
+    jobs.wait_for(lambda: jobs.descendants(process, "ray::train_and_score"), process)
+    jobs.descendants(process, "ray::train_and_score")[0].kill()
+
+    def made() -> int:
+        return sum(".json" in name and "/results/" in name for name in storage.list_files(killed))
+
+    jobs.wait_for(lambda: made() >= 2, process)
+    jobs.kill_tree(process)
+    left = made()
+    assert 2 <= left < 6
+    again = jobs.run("segment", "--config", file)
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert f"6 trainings (real, real+1 x unet-small x 3 seeds), {6 - left} to make" in again.stderr
+    assert finals(killed) == finals(whole)
+    assert "segmentation already" in jobs.run("segment", "--config", file).stderr
