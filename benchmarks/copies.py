@@ -19,7 +19,7 @@ import torch
 from PIL import Image, ImageFilter
 
 from benchmarks.common import parser, show
-from siamdiff.evaluation.copies import CopyFilter, Embedder, Limits, Training, calibrate
+from siamdiff.evaluation.copies import BothSpaces, CopyFilter, Limits, Training, calibrate, from_rows
 
 FOLDS = 9
 SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".bmp"}
@@ -86,7 +86,7 @@ def _found(copies: CopyFilter, images: Images) -> dict[str, int]:
 
 def measure(images: Images, quantile: float, given: int) -> dict[str, Any]:
     """{"new": counts, "limits": of the last reference, "given": {disturbance: counts}}."""
-    whole = Embedder()(images)
+    whole = from_rows(BothSpaces()(images))
     fold_of = np.random.default_rng(0).permutation(len(images)) % FOLDS
     new = {"features": 0, "pixels": 0, "either": 0}
     for fold in range(FOLDS):

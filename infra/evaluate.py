@@ -29,8 +29,9 @@ from siamdiff.errors import UserError
 from siamdiff.evaluation.agreement import Agreement
 from siamdiff.evaluation.extractors import Extractor, find
 from siamdiff.evaluation.sheets import Pair, contact_sheet
-from siamdiff.evaluation.table import as_csv, as_latex, as_text, make_rows
+from siamdiff.evaluation.table import as_latex, as_text, make_rows
 from siamdiff.sections import set_file
+from siamdiff.tables import as_csv
 
 log = logging.getLogger(__name__)
 

@@ -27,9 +27,8 @@ from siamdiff.run import readable_seconds
 log = logging.getLogger(__name__)
 
 READ_CPUS = 0.25  # of a core, for each reader; as many readers as samplers run at most
-CALLS = (
-    2  # shards at an actor: one has the device, another one is finished and written, or waits for its turn
-)
+# Shards at an actor: one has the device, another one is finished and written, or waits for its turn.
+CALLS = 2
 LOG_SECONDS = 5.0
 HOUR = 3600.0
 

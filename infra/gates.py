@@ -10,9 +10,10 @@ import hashlib
 import logging
 import platform
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+from pydantic import BaseModel, ValidationError
 
 from infra import cluster
 from infra.rows import prepare_actor
@@ -24,7 +25,7 @@ from siamdiff.data.cache import checked_copy
 from siamdiff.data.manifest import MANIFEST
 from siamdiff.data.shardset import ShardSet
 from siamdiff.errors import SiamdiffError, UserError
-from siamdiff.evaluation.copies import SIDE, CopyFilter, Embedder, Limits, Training, calibrate
+from siamdiff.evaluation.copies import SIDE, BothSpaces, CopyFilter, Limits, Training, calibrate, from_rows
 from siamdiff.evaluation.features import EfficientNetLite0
 from siamdiff.sampling.gates import Gatekeeper
 from siamdiff.sampling.plan import Plan
@@ -55,6 +56,22 @@ class GateInputs:
     segmenter: str | None = None  # URI
 
 
+class _Judged(BaseModel):
+    """What is read of a set's gates.json."""
+
+    limits: Limits
+
+
+class _Kept(BaseModel):
+    """What lies beside the vectors."""
+
+    sha256: str  # of them
+    limits: Limits
+
+
+Read = TypeVar("Read", bound=BaseModel)
+
+
 def inputs_of(config: Config, job: Job) -> GateInputs | None:
     """What the gates of a job judge by, made if it is not there; None without gates.
 
@@ -67,19 +84,30 @@ def inputs_of(config: Config, job: Job) -> GateInputs | None:
     reference = None
     if job.training:
         made = _reference(config, job.training)
-        kept = _kept(job.output, _description(job.training, made.limits))
-        fields = {field.name for field in dataclasses.fields(Limits)}
-        limits = Limits(**{name: value for name, value in kept["limits"].items() if name in fields})
-        reference = dataclasses.replace(made, limits=limits)
+        uri = storage.join(job.output, GATES)
+        # What the set is judged by from its first shard on; the first to describe it decides.
+        storage.put_if_absent(uri, storage.canonical_json(_description(job.training, made.limits)))
+        reference = dataclasses.replace(made, limits=_read(_Judged, uri).limits)
     return GateInputs(reference, config.generate.gates.segmenter)
 
 
-def described(output: str) -> dict[str, Any] | None:
-    """What the manifest says of the copy filter that a set was judged by; None if it was judged by none."""
-    try:
-        return storage.read_json(storage.join(output, GATES))
-    except FileNotFoundError:
+def described(job: Job) -> dict[str, Any] | None:
+    """What the manifest says of the copy filter that a set was judged by; None where there is none.
+
+    Raises:
+        SiamdiffError: what it was judged by is gone or damaged.
+    """
+    if job.training is None:
         return None
+    uri = storage.join(job.output, GATES)
+    try:
+        _read(_Judged, uri)
+    except FileNotFoundError:
+        raise SiamdiffError(
+            f"{uri} is gone, by which the shards were judged; put it back, or make the set anew with another "
+            "--generate.output"
+        ) from None
+    return storage.read_json(uri)
 
 
 def _description(training: TrainingSet, limits: Limits) -> dict[str, Any]:
@@ -88,13 +116,6 @@ def _description(training: TrainingSet, limits: Limits) -> dict[str, Any]:
         "features": EfficientNetLite0.spec.label,
         "limits": limits.as_dict(),
     }
-
-
-def _kept(output: str, description: dict[str, Any]) -> dict[str, Any]:
-    """What the set is judged by from its first shard on; the first to describe it decides."""
-    uri = storage.join(output, GATES)
-    storage.put_if_absent(uri, storage.canonical_json(description))
-    return storage.read_json(uri)
 
 
 def tell(inputs: GateInputs | None) -> None:
@@ -128,7 +149,7 @@ def keeper_of(plan: Plan, inputs: GateInputs | None, device: str) -> Gatekeeper 
 
 def _copy_filter(reference: Reference, device: str) -> CopyFilter:
     name = f"copies/{reference.sha256}.safetensors"
-    file = checked_copy(reference.uri, reference.sha256, name, "delete it and run the same command again")
+    file = checked_copy(reference.uri, reference.sha256, name, "delete it")
     return CopyFilter(Training.from_bytes(file.read_bytes(), reference.uri), reference.limits, device)
 
 
@@ -166,8 +187,23 @@ def _reference(config: Config, training: TrainingSet) -> Reference:
 
 def _known(cache: str, about: str) -> Reference:
     """What is there; with other vectors of the same images, made at the same time, those that were described first."""
-    known = storage.read_json(about)
-    return Reference(_vectors_uri(cache, known["sha256"]), known["sha256"], Limits(**known["limits"]))
+    known = _read(_Kept, about)
+    return Reference(_vectors_uri(cache, known.sha256), known.sha256, known.limits)
+
+
+def _read(kind: type[Read], uri: str) -> Read:
+    """What is kept at a URI.
+
+    Raises:
+        FileNotFoundError: nothing.
+        SiamdiffError: something else.
+    """
+    try:
+        return kind.model_validate_json(storage.read_bytes(uri))
+    except ValidationError as error:
+        raise SiamdiffError(
+            f"{uri} is damaged ({error.errors()[0]['msg']}); delete it and run the same command again"
+        ) from error
 
 
 def _vectors_uri(cache: str, sha256: str) -> str:
@@ -216,19 +252,17 @@ def _embed_on_cluster(config: Config, training: ShardSet, cache: str, about: str
 def _embed(of: tuple[str, str], quantile: float, cache: str, about: str, worker: dict[str, Any]) -> None:
     """Writes vectors and limits of a set's training images; the limits last, which say that both are there."""
     prepare_actor(**worker)
-    shard_set, embed = ShardSet.open(*of), Embedder(worker["device"])
+    shard_set, embed = ShardSet.open(*of), BothSpaces(worker["device"])
     keys = shard_set.keys(TRAINING_SPLIT)
-    parts = [
+    rows = [
         embed(np.stack([shard_set.read(key).image for key in keys[start : start + CHUNK]]))
         for start in range(0, len(keys), CHUNK)
     ]
-    training = Training(
-        np.concatenate([part.features for part in parts]), np.concatenate([part.pixels for part in parts])
-    )
+    training = from_rows(np.concatenate(rows))
     index = shard_set.index
     group_of = dict(zip(index["key"].to_pylist(), index["group"].to_pylist(), strict=True))
     limits = calibrate(training, [group_of[key] for key in keys], quantile)
     data = training.to_bytes()
     sha256 = hashlib.sha256(data).hexdigest()
     storage.write_bytes(_vectors_uri(cache, sha256), data)
-    storage.put_if_absent(about, storage.canonical_json({"sha256": sha256, "limits": asdict(limits)}))
+    storage.put_if_absent(about, _Kept(sha256=sha256, limits=limits).model_dump_json().encode())

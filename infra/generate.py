@@ -114,7 +114,7 @@ def _gates(job: Job, tally: Tally) -> dict[str, Any] | None:
     """What the manifest says of the gates; None without any. Their settings are the plan's."""
     if job.plan.settings.gates is None:
         return None
-    copies = described(job.output)
+    copies = described(job)
     return {"counts": tally.as_dict()} | ({"copies": copies} if copies else {})
 
 

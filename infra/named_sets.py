@@ -94,7 +94,7 @@ def check_given(config: Config) -> None:
 
 def _find(config: Config, real: ShardSet, name: str, given: str) -> NamedSet | _Folder:
     """What lies at a set's URI, checked as far as listings tell."""
-    uri = _newest(config) if given == NEWEST else given
+    uri = newest(config, "--evaluate.synthetic URI") if given == NEWEST else given
     files = _listed(name, uri)
     if any(file.startswith(f"{FOLDER}/") or file in (PLAN, INDEX) for file in files):
         return _checked(NamedSet(name, ShardSet.open(uri)), real)
@@ -119,15 +119,23 @@ def _listed(name: str, uri: str) -> dict[str, int]:
     return files
 
 
-def _newest(config: Config) -> str:
+def newest(config: Config, instead: str) -> str:
+    """URI of the synthetic set that generation finished last.
+
+    Args:
+        config: resolved.
+        instead: options to give where there is none, for the message.
+
+    Raises:
+        UserError: there is none.
+    """
     assert config.root, "resolve() comes first"
     uri = storage.join(config.root, SYNTHETIC, LATEST)
     try:
         return storage.read_json(uri)["uri"]
     except FileNotFoundError:
         raise UserError(
-            f"there is no synthetic set under {config.root} ({uri} is missing); generate first, or give "
-            "--evaluate.synthetic URI"
+            f"there is no synthetic set under {config.root} ({uri} is missing); generate first, or give {instead}"
         ) from None
 
 

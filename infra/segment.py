@@ -24,8 +24,9 @@ from siamdiff.segmentation import arms as rules
 from siamdiff.segmentation.metrics import DEFINITIONS, EMPTY
 from siamdiff.segmentation.pairs import scores_as_arrays
 from siamdiff.segmentation.statistics import OVERALL_IS, TEST_IS, tabulate
-from siamdiff.segmentation.table import as_csv, as_latex, as_text, make_rows
+from siamdiff.segmentation.table import as_latex, as_text, make_rows
 from siamdiff.segmentation.train import RECIPE
+from siamdiff.tables import as_csv
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,8 @@ from math import ceil
 from typing import Any
 
 from infra.inputs import ensure_data
-from infra.stage import LATEST, SEGMENTATION, SYNTHETIC
+from infra.named_sets import newest
+from infra.stage import SEGMENTATION
 from infra.trainings import RESULTS, Training, encoder_folder
 from siamdiff import storage
 from siamdiff.config import Config, digest
@@ -21,6 +22,7 @@ from siamdiff.segmentation.train import Settings
 
 SCHEMA = 1
 INPUTS = "inputs.json"
+NO_SET = "--segment.synthetic URI, or --segment.arms real,copy-paste"
 
 
 @dataclass(frozen=True)
@@ -94,21 +96,9 @@ def _synthetic(config: Config) -> dict[str, ShardSet]:
     """The synthetic sets by name, opened."""
     sets = {}
     for name, given in sorted((config.segment.synthetic or {}).items()):
-        uri = _newest(config) if given == NEWEST else given
+        uri = newest(config, NO_SET) if given == NEWEST else given
         sets[name] = ShardSet.open(uri)
     return sets
-
-
-def _newest(config: Config) -> str:
-    assert config.root, "resolve() comes first"
-    uri = storage.join(config.root, SYNTHETIC, LATEST)
-    try:
-        return storage.read_json(uri)["uri"]
-    except FileNotFoundError:
-        raise UserError(
-            f"there is no synthetic set under {config.root} ({uri} is missing); generate first, or give "
-            "--segment.synthetic URI, or --segment.arms real,copy-paste"
-        ) from None
 
 
 def _trainings(

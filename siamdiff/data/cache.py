@@ -90,7 +90,7 @@ def checked_copy(uri: str, sha256: str, name: str, remedy: str) -> Path:
         SiamdiffError: the object is missing, or its bytes are others.
         UserError: the cache cannot be written, or is full.
     """
-    damaged = SiamdiffError(f"{uri} is damaged: its hash is not the manifest's; restore it, or {remedy}")
+    damaged = SiamdiffError(f"{uri} is damaged: its hash is not the recorded one; restore it, or {remedy}")
     in_place = storage.local_path(uri)
     if in_place is not None:
         if not in_place.is_file():

@@ -114,18 +114,6 @@ def from_rows(rows: np.ndarray) -> Training:
     return Training(unit(rows[:, :count]), np.ascontiguousarray(rows[:, count:]))
 
 
-class Embedder:
-    """Images in both spaces."""
-
-    def __init__(self, device: str = "cpu") -> None:
-        """Loads the feature extractor onto `device`."""
-        self._extract = EfficientNetLite0(device)
-
-    def __call__(self, images: np.ndarray) -> Training:
-        """Unit vectors of images uint8 (N, H, W, 3); a row depends on its own image alone."""
-        return Training(unit(self._extract(images)), small_pixels(images))
-
-
 def small_pixels(images: np.ndarray) -> np.ndarray:
     """Unit vectors float32 (N, 3 SIDE^2) of images uint8 (N, H, W, 3): area means, each channel's mean taken off.
 
@@ -192,14 +180,14 @@ class CopyFilter:
 
     def __init__(self, training: Training, limits: Limits, device: str = "cpu") -> None:
         self.limits = limits
-        self._embed = Embedder(device)
+        self._embed = BothSpaces(device)
         self._device = device
         self._features = torch.from_numpy(training.features).to(device)
         self._pixels = torch.from_numpy(training.pixels).to(device)
 
     def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Of images uint8 (N, H, W, 3): the smallest distance in features and in pixels, float (N,) each."""
-        of = self._embed(images)
+        of = from_rows(self._embed(images))
         return self._nearest(of.features, self._features), self._nearest(of.pixels, self._pixels)
 
     def _nearest(self, vectors: np.ndarray, training: torch.Tensor) -> np.ndarray:

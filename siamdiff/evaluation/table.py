@@ -1,14 +1,12 @@
-"""The comparison of several synthetic sets as one table: for the log, as CSV, as LaTeX.
+"""The comparison of several synthetic sets as one table: its rows, for the log, as LaTeX.
 
 A table is a list of rows, one per set, {column: value}. Columns are named as the figures are; what a set lacks is None.
 """
 
-import csv
-import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-Row = Mapping[str, Any]
+from siamdiff.tables import Row, tabular
 
 SET, IMAGES = "set", "images"
 AGREEMENT, CEILING = "mask_agreement_dice", "mask_agreement_dice_real"
@@ -83,29 +81,11 @@ def _text(column: str, row: Row) -> str:
     return f"{cell}..{_cell(column, row[column.removesuffix(LOW) + HIGH])}"
 
 
-def as_csv(rows: Sequence[Row]) -> str:
-    """Every number in full; empty where a set has none."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
 def as_latex(rows: Sequence[Row], notes: Sequence[str]) -> str:
     """A plain tabular, of figures alone, that needs no package; `notes` go above it as comments."""
     columns = [column for column in rows[0] if not column.endswith(_BESIDE) and column != CEILING]
-    lines = [
-        *(f"% {note}" for note in notes),
-        rf"\begin{{tabular}}{{l{'r' * (len(columns) - 1)}}}",
-        r"\hline",
-        _latex_line(_title(column) for column in columns),
-        r"\hline",
-        *(_latex_line(_cell(column, row[column]) for column in columns) for row in rows),
-        r"\hline",
-        r"\end{tabular}",
-    ]
-    return "\n".join(lines) + "\n"
+    lines = ([_cell(column, row[column]) for column in columns] for row in rows)
+    return tabular("l" + "r" * (len(columns) - 1), map(_title, columns), lines, notes)
 
 
 def _title(column: str) -> str:
@@ -121,7 +101,3 @@ def _cell(column: str, value: Any) -> str:
     if 0 < abs(value) < _SMALL and column not in _DIGITS:
         return f"{value:#.3g}"
     return f"{value:.{_DIGITS.get(column, 3)}f}"
-
-
-def _latex_line(cells: Iterable[str]) -> str:
-    return " & ".join(cell.replace("_", r"\_") for cell in cells) + r" \\"

@@ -1,14 +1,12 @@
-"""The results of a segmentation as one table: for the log, as CSV, as LaTeX.
+"""The results of a segmentation as one table: its rows, for the log, as LaTeX.
 
 A table is a list of rows, one per network, test set and arm, {column: value}; what is not known is None.
 """
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-Row = Mapping[str, Any]
+from siamdiff.tables import Row, tabular
 
 NETWORK, TEST, ARM, IMAGES, SEEDS, PAIRS = "network", "test", "arm", "images", "seeds", "training_pairs"
 DEVIATION, DIFFERENCE, P = "_sd", "_difference", "_p"  # endings of the columns beside a score's
@@ -64,33 +62,21 @@ def as_text(rows: Sequence[Row], baseline: str | None) -> str:
     return "\n".join(lines)
 
 
-def as_csv(rows: Sequence[Row]) -> str:
-    """Every number in full; empty where there is none."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
 def as_latex(rows: Sequence[Row], notes: Sequence[str]) -> str:
     """A plain tabular that needs no package; `notes` go above it as comments."""
     titles = ["network", "test", "training on", *_TITLES.values(), f"$p$ of {_TITLES[SHOWN_P]}"]
     lines = [
-        *(f"% {note}" for note in notes),
-        rf"\begin{{tabular}}{{lll{'r' * (len(titles) - 3)}}}",
-        r"\hline",
-        " & ".join(titles) + r" \\",
-        r"\hline",
+        [
+            row[NETWORK],
+            row[TEST],
+            row[ARM],
+            *(_cell(row, name) for name in _TITLES),
+            _p(row[SHOWN_P + P]) or "-",
+        ]
+        for row in rows
     ]
-    for row in rows:
-        cells = [row[NETWORK], row[TEST], row[ARM], *(_cell(row, name) for name in _TITLES)]
-        lines.append(" & ".join(_escaped(cell) for cell in [*cells, _p(row[SHOWN_P + P]) or "-"]) + r" \\")
-    return "\n".join([*lines, r"\hline", r"\end{tabular}"]) + "\n"
-
-
-def _escaped(cell: str) -> str:
-    return cell.replace("_", r"\_").replace(" +- ", r" $\pm$ ").replace("< ", "$<$ ")
+    written = [[cell.replace(" +- ", r" $\pm$ ").replace("< ", "$<$ ") for cell in line] for line in lines]
+    return tabular("lll" + "r" * (len(titles) - 3), titles, written, notes)
 
 
 def _cell(row: Row, name: str) -> str:

@@ -163,7 +163,7 @@ def test_a_flipped_bit_is_found_before_anything_is_used(shard_set: ShardSet, kin
     uri = write_cache(shard_set)
     flip_a_bit(file_uri(uri, kind, name))
     with pytest.raises(
-        SiamdiffError, match=rf"{kind}/{name}\.npy is damaged: its hash is not the manifest's"
+        SiamdiffError, match=rf"{kind}/{name}\.npy is damaged: its hash is not the recorded one"
     ):
         reopened(shard_set, uri)
 

@@ -13,7 +13,6 @@ from siamdiff.evaluation.copies import (
     ROUNDING,
     BothSpaces,
     CopyFilter,
-    Embedder,
     Training,
     calibrate,
     from_rows,
@@ -37,7 +36,7 @@ def photographs(shared: Path) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def copies(photographs: np.ndarray) -> CopyFilter:
-    training = Embedder()(photographs[:TRAINING])
+    training = from_rows(BothSpaces()(photographs[:TRAINING]))
     groups = [str(number) for number in range(TRAINING)]
     return CopyFilter(training, calibrate(training, groups, QUANTILE))
 
@@ -124,7 +123,7 @@ def test_too_few_groups_give_half_the_smallest_distance_and_say_so():
 
 def test_of_a_single_patient_only_equal_images_are_copies():
     images = np.stack([render_phantom(0, index, 32)[0] for index in range(4)])
-    training = Embedder()(images)
+    training = from_rows(BothSpaces()(images))
     limits = calibrate(training, ["one"] * 4, 0.01)
     assert limits.features == limits.pixels == ROUNDING and "equal images alone" in limits.basis
     copies = CopyFilter(training, limits)

@@ -4,7 +4,8 @@ import csv
 import io
 from typing import Any
 
-from siamdiff.evaluation.table import as_csv, as_latex, as_text, make_rows
+from siamdiff.evaluation.table import as_latex, as_text, make_rows
+from siamdiff.tables import as_csv
 
 
 def result(value: float, dice: float | None, count: int = 6) -> dict[str, Any]:

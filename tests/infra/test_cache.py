@@ -93,7 +93,9 @@ def test_training_makes_the_cache_it_is_told_to_read_and_stops_at_a_damaged_one(
     data[-1] ^= 1
     part.write_bytes(data)
     config = configured("second")
-    with pytest.raises(SiamdiffError, match=r"train-000000\.npy is damaged: its hash is not the manifest's"):
+    with pytest.raises(
+        SiamdiffError, match=r"train-000000\.npy is damaged: its hash is not the recorded one"
+    ):
         train(config, False)
     status = storage.read_json(f"{config.run_uri()}/status.json")
     assert (status["phase"], status["exit_code"]) == ("failed", 1)

@@ -228,6 +228,13 @@ def test_too_many_rejected_samples_keep_a_set_from_being_declared(undisturbed, w
     origins = [declared.read(key).meta.synthetic for key in declared.index["key"].to_pylist()]
     assert all(origin.draw == 1 and "blank" in origin.rejected for origin in origins)
     assert main(["verify", output]) == 0
+    judged_by = Path(output, "gates.json")
+    for damage in (lambda: judged_by.write_text("[]"), judged_by.unlink):
+        Path(output, "dataset.json").unlink(missing_ok=True)
+        damage()
+        with pytest.raises(SiamdiffError, match=r"gates\.json is (damaged|gone)"):
+            generate(configure(root, output=output, gates=gates, max_rejected=1), demo=False)
+        assert not storage.exists(storage.join(output, "dataset.json"))
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import torch
 from siamdiff.data.phantom import render_phantom
 from siamdiff.data.shards import build_tar
 from siamdiff.errors import UserError
-from siamdiff.evaluation.copies import CopyFilter, Embedder, calibrate
+from siamdiff.evaluation.copies import BothSpaces, CopyFilter, calibrate, from_rows
 from siamdiff.evaluation.mask_finder import MaskFinder
 from siamdiff.model.folder import load_model
 from siamdiff.sampling.conditions import read_conditions
@@ -41,7 +41,7 @@ def model(tmp_path_factory, masks):
 @pytest.fixture(scope="module")
 def copies(masks) -> CopyFilter:
     keys = masks.keys("train")
-    training = Embedder()(np.stack([masks.read(key).image for key in keys]))
+    training = from_rows(BothSpaces()(np.stack([masks.read(key).image for key in keys])))
     return CopyFilter(training, calibrate(training, keys, 0.01))
 
 

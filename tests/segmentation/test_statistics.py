@@ -10,7 +10,8 @@ from scipy.stats import wilcoxon
 from siamdiff.sections.segment import OVERALL
 from siamdiff.segmentation.metrics import DEFINITIONS
 from siamdiff.segmentation.statistics import compare, summarize, tabulate, with_overall
-from siamdiff.segmentation.table import as_csv, as_latex, as_text, make_rows
+from siamdiff.segmentation.table import as_latex, as_text, make_rows
+from siamdiff.tables import as_csv
 
 
 def some(seed: int, seeds: int = 3, images: int = 12, gain: float = 0.0) -> np.ndarray:
