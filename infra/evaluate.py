@@ -21,6 +21,7 @@ from infra.measure import Measured, measure
 from infra.named_sets import NamedSet, check_count, open_sets
 from infra.pairs import REFERENCE_SPLIT, refuse_shared
 from infra.stage import CONFIG, EVALUATION, StageStatus, reported
+from infra.tsne import Plane, plane_of
 from siamdiff import storage
 from siamdiff.config import Config, digest
 from siamdiff.data.sample import Synthetic
@@ -35,16 +36,17 @@ from siamdiff.tables import as_csv
 
 log = logging.getLogger(__name__)
 
-SCHEMA = 3
-METRICS, SAMPLES, COPIES, CSV, LATEX = (
+SCHEMA = 4
+METRICS, SAMPLES, COPIES, POINTS, CSV, LATEX = (
     "metrics.json",
     "agreement.jsonl",
     "copies.jsonl",
+    "tsne.jsonl",
     "table.csv",
     "table.tex",
 )
 SHOWN_PAIRS = 12
-PACKAGES = ("torch", "monai", "scipy", "numpy", "pillow")
+PACKAGES = ("torch", "monai", "scipy", "scikit-learn", "numpy", "pillow")
 
 
 @dataclass(frozen=True)
@@ -89,8 +91,9 @@ def _evaluate(config: Config, demo: bool, status: StageStatus) -> None:
     status.write(phase="evaluating", output=job.output)
     measured = measure(config, job.real, job.synthetic, job.extractors)
     results = {named.name: _result(config, job, named, measured) for named in job.synthetic}
-    metrics = _metrics(job, demo, results, time.monotonic() - started)
-    _write(config, job, metrics, measured)
+    plane = plane_of(config, job.real, job.synthetic, job.extractors, measured)
+    metrics = _metrics(job, demo, results, plane, time.monotonic() - started)
+    _write(config, job, metrics, measured, plane)
     status.done = status.total
     for warning in metrics["warnings"]:
         log.warning("%s", warning)
@@ -126,6 +129,7 @@ def _prepare(config: Config, status: StageStatus) -> Job:
         "kid_subset_size": settings.kid_subset_size,
         "copy_quantile": config.generate.gates.copy_quantile,
         "agreement_steps": settings.agreement_steps,
+        "tsne": settings.tsne,
         "seed": settings.seed,
     }
     output = settings.output or storage.join(config.root, EVALUATION, digest(inputs)[:12])
@@ -205,7 +209,7 @@ def _shown(job: Job, named: NamedSet) -> list[str]:
     return sorted(random.Random(job.inputs["seed"]).sample(keys, min(SHOWN_PAIRS, len(keys))))
 
 
-def _metrics(job: Job, demo: bool, results: dict[str, Any], seconds: float) -> dict[str, Any]:
+def _metrics(job: Job, demo: bool, results: dict[str, Any], plane: Plane, seconds: float) -> dict[str, Any]:
     manifests = [job.real.manifest, *(named.shards.manifest for named in job.synthetic)]
     return {
         "schema_version": SCHEMA,
@@ -222,8 +226,10 @@ def _metrics(job: Job, demo: bool, results: dict[str, Any], seconds: float) -> d
         },
         "results": results,
         "table": make_rows(results),
+        "tsne": plane.about,
         "warnings": [
             *_unequal(results),
+            *plane.warnings,
             *(line for result in results.values() for line in result["warnings"]),
         ],
         "seconds": round(seconds, 1),
@@ -245,7 +251,7 @@ def _describe(shard_set: ShardSet) -> dict[str, Any]:
     return {"uri": shard_set.uri, "digest": shard_set.digest} | described
 
 
-def _write(config: Config, job: Job, metrics: dict[str, Any], measured: Measured) -> None:
+def _write(config: Config, job: Job, metrics: dict[str, Any], measured: Measured, plane: Plane) -> None:
     """Everything beside the sets; metrics.json last."""
     agreement = measured.agreement
     rows = (
@@ -263,6 +269,8 @@ def _write(config: Config, job: Job, metrics: dict[str, Any], measured: Measured
         LATEX: as_latex(table, [_reference(metrics), f"evaluation {job.digest}"]).encode(),
         CONFIG: config.to_yaml().encode(),
     }
+    if plane.about:
+        files[POINTS] = _lines(plane.points)
     for named in job.synthetic:
         result = metrics["results"][named.name]
         files[result["contact_sheet"]] = _sheet(

@@ -47,6 +47,7 @@ def test_the_command_line_replaces_the_sets_of_a_file(tmp_path: Path) -> None:
         (["a=/x", "A=/y"], "'a' is the name of several sets"),
         (["a b=/x", "a_b=/y"], "'a b' is the name of several sets"),
         (["a="], "the set 'a' has no URI"),
+        (["Real=/x"], "'Real' is the name of the real set"),
         (["a=ftp://x"], "s3://"),
     ],
 )

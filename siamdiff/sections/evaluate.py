@@ -9,6 +9,7 @@ from siamdiff.sections.common import Section
 from siamdiff.sections.named import named_sets
 
 SYNTHETIC = "synthetic"  # name of a synthetic set that is given without one
+REAL = "real"  # what the reference is called where sets are told by name
 LPIPS_PREFIX = "lpips-"
 EXTRACTORS = (  # siamdiff.evaluation.extractors
     "efficientnet-lite0", "inception", "clip", "lpips-squeezenet", "lpips-alexnet", "lpips-vgg16",
@@ -43,6 +44,11 @@ class Evaluate(Section):
         ge=2,
         description="images of each set in one of KID's 100 subsets, at most as many as a set has",
     )
+    tsne: int = Field(
+        default=1000,
+        ge=0,
+        description="images of each set in the t-SNE, drawn at random from a larger set; 0: no t-SNE",
+    )
     output: str | None = Field(default=None, description="where metrics and sheets go [ROOT/evaluation/NAME]")
     agreement_steps: int = Field(
         default=300, ge=1, description="training steps of the segmenter that finds the masks again"
@@ -50,13 +56,21 @@ class Evaluate(Section):
     seed: int = Field(
         default=0,
         ge=0,
-        description="seed of the segmenter, of subsets and resamples and of the choice of shown pairs",
+        description="seed of the segmenter, of subsets and resamples, of the t-SNE and of the choice of shown pairs",
     )
 
     @field_validator("synthetic", mode="before")
     @classmethod
     def _named(cls, given: Any) -> Any:
         return named_sets(given, SYNTHETIC)
+
+    @field_validator("synthetic")
+    @classmethod
+    def _not_real(cls, given: dict[str, str] | None) -> dict[str, str] | None:
+        for name in given or {}:
+            if name.lower() == REAL:
+                raise ValueError(f"{name!r} is the name of the real set; give the synthetic one another")
+        return given
 
     @field_validator("extractors", mode="before")
     @classmethod

@@ -99,6 +99,10 @@ def folder_of(root):
     return storage.join(folder, name)
 
 
+def lines_of(uri):
+    return [json.loads(line) for line in storage.read_bytes(uri).splitlines()]
+
+
 @pytest.mark.cluster
 def test_an_evaluation_is_complete_and_made_once(ray, root, tmp_path, caplog):
     real, synthetic = (ShardSet.open(storage.join(root, *name)) for name in (["data"], ["synthetic", "plan"]))
@@ -115,7 +119,7 @@ def test_an_evaluation_is_complete_and_made_once(ray, root, tmp_path, caplog):
     output = folder_of(root)
     assert set(storage.list_files(output)) == {
         "metrics.json", "table.csv", "table.tex", "contact_sheet-synthetic.png", "agreement.jsonl", "copies.jsonl",
-        "nearest-synthetic.png", "config.yaml", "status.json",
+        "tsne.jsonl", "nearest-synthetic.png", "config.yaml", "status.json",
     }  # fmt: skip
     metrics = storage.read_json(storage.join(output, "metrics.json"))
     assert metrics["sets"]["real"]["digest"] == real.digest
@@ -150,15 +154,24 @@ def test_an_evaluation_is_complete_and_made_once(ray, root, tmp_path, caplog):
     by_hand = lpips(*(np.stack(images) for images in zip(*pairs, strict=True)))
     assert figures["lpips_squeezenet"]["value"] == pytest.approx(by_hand.mean(), rel=1e-4)
 
-    lines = storage.read_bytes(storage.join(output, "agreement.jsonl")).decode().splitlines()
-    assert [json.loads(line)["key"] for line in lines] == synthetic.keys()
-    lines = storage.read_bytes(storage.join(output, "copies.jsonl")).decode().splitlines()
-    assert [json.loads(line)["key"] for line in lines] == synthetic.keys()
-    assert result["copies"]["count"] == sum(json.loads(line)["copy"] for line in lines)
+    lines = lines_of(storage.join(output, "agreement.jsonl"))
+    assert [line["key"] for line in lines] == keys
+    lines = lines_of(storage.join(output, "copies.jsonl"))
+    assert [line["key"] for line in lines] == keys
+    assert result["copies"]["count"] == sum(line["copy"] for line in lines)
     assert (
         len(result["copies"]["nearest"]) == SYNTHETIC
         and result["copies"]["limits"]["images"] == COUNTS["train"]
     )
+    points = lines_of(storage.join(output, "tsne.jsonl"))
+    places = {"real": real.keys("train"), "synthetic": keys}
+    assert [(at["set"], at["key"]) for at in points] == [
+        (name, key) for name in places for key in places[name]
+    ]
+    assert np.isfinite([(at["x"], at["y"]) for at in points]).all()
+    told = {name: metrics["tsne"][name] for name in ("extractor", "perplexity", "seed", "counts")}
+    counts = {"real": COUNTS["train"], "synthetic": SYNTHETIC}
+    assert told == {"extractor": "efficientnet-lite0", "perplexity": 5.0, "seed": 0, "counts": counts}
     sheet = Image.open(io.BytesIO(storage.read_bytes(storage.join(output, result["contact_sheet"]))))
     nearest = Image.open(io.BytesIO(storage.read_bytes(storage.join(output, result["nearest_sheet"]))))
     assert nearest.width > 1000
@@ -227,9 +240,14 @@ def test_sets_of_any_origin_are_compared_in_one_table(ray, tmp_path, caplog):
     caplog.clear()
     evaluate(configure(root, synthetic=dict(reversed(sets.items()))), demo=False)
     assert "evaluated already" in caplog.text and "ingest " not in caplog.text
-    evaluate(configure(root, synthetic={"mine": ours.uri}, output=str(tmp_path / "one")), demo=False)
+    again = configure(root, synthetic={"mine": ours.uri}, output=str(tmp_path / "one"), tsne=1)
+    evaluate(again, demo=False)
     assert "efficientnet-lite0: features of 2 of 2 sets are there already" in caplog.text
-    alone = storage.read_json(str(tmp_path / "one" / "metrics.json"))["results"]["mine"]
+    assert "no t-SNE: fewer than 4 different images" in caplog.text
+    assert "tsne.jsonl" not in storage.list_files(str(tmp_path / "one"))
+    alone = storage.read_json(str(tmp_path / "one" / "metrics.json"))
+    assert alone["tsne"] is None
+    alone = alone["results"]["mine"]
     assert (alone["figures"], alone["mask_agreement"]) == (
         results["ours"]["figures"],
         results["ours"]["mask_agreement"],
