@@ -4,7 +4,6 @@
 the hash of their weights; other weights are taken too, and then named by their hash.
 """
 
-import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from siamdiff.evaluation.features import (
 )
 from siamdiff.evaluation.perceptual import Lpips
 from siamdiff.evaluation.weights import Weights, download, find_file, find_folder, local_file, local_folder
+from siamdiff.model.weights import LOADING_ERRORS, some
 from siamdiff.sections import LPIPS_PREFIX
 
 OPTION = "--evaluate.extractors"
@@ -139,9 +139,25 @@ def _find_inception(given: str | None) -> Extractor:
         resize="inside the network (standard file: bilinear without antialias to 299 x 299)",
         normalization="inside the network, from 0..255",
     )
-    network = Inception(local_file(weights), spec)
-    dimensions = network(np.zeros((1, 64, 64, 3), np.uint8)).shape[1]
+    dimensions = _tried(Inception(local_file(weights), spec), weights, images=2)
     return Extractor("inception", replace(spec, dimensions=dimensions), (weights,))
+
+
+def _tried(extract: FeatureExtractor, weights: Weights, images: int) -> int:
+    """How many features it gives of an image; blank ones tell whether it gives any.
+
+    Raises:
+        UserError: it does not give as many finite ones of each image.
+    """
+    features = extract(np.zeros((images, 64, 64, 3), np.uint8))
+    if features.ndim != 2 or len(features) != images or not features.size:
+        raise UserError(
+            f"{weights.uri} gives an array {features.shape} for {images} images, not ({images}, features); give "
+            f"another with {OPTION}"
+        )
+    if not np.isfinite(features).all():
+        raise UserError(f"{weights.uri} gives features that are not finite; give another with {OPTION}")
+    return features.shape[1]
 
 
 def _find_clip(given: str | None) -> Extractor:
@@ -154,18 +170,19 @@ def _find_clip(given: str | None) -> Extractor:
 
         dimensions = CLIPVisionConfig.from_pretrained(folder).projection_dim
         processor = CLIPImageProcessorPil.from_pretrained(folder)
-    size, crop = (
-        {name: value for name, value in dict(given).items() if value is not None}
-        for given in (processor.size, processor.crop_size)
-    )
-    spec = FeatureSpec(
-        label=CLIP if is_standard else f"{CLIP_PREFIX}{weights.sha256[:8]}",
-        weights=f"{weights.name}, {'the' if is_standard else 'not the'} standard weights of CMMD",
-        layer="image projection, scaled to unit length",
-        dimensions=dimensions,
-        resize=f"its image processor: {size}, PIL filter {int(processor.resample)}, crop {crop}",
-        normalization=f"(x - {processor.image_mean}) / {processor.image_std} on 0..1",
-    )
+        size, crop = (
+            {name: value for name, value in dict(given or {}).items() if value is not None}
+            for given in (processor.size, processor.crop_size)
+        )
+        spec = FeatureSpec(
+            label=CLIP if is_standard else f"{CLIP_PREFIX}{weights.sha256[:8]}",
+            weights=f"{weights.name}, {'the' if is_standard else 'not the'} standard weights of CMMD",
+            layer="image projection, scaled to unit length",
+            dimensions=dimensions,
+            resize=f"its image processor: {size}, PIL filter {int(processor.resample)}, crop {crop}",
+            normalization=f"(x - {processor.image_mean}) / {processor.image_std} on 0..1",
+        )
+    _tried(ClipVision(folder, spec), weights, images=1)
     return Extractor("clip", spec, (weights,))
 
 
@@ -239,8 +256,13 @@ class ClipVision:
             from transformers import CLIPImageProcessorPil, CLIPVisionModelWithProjection
 
             self._processor: Any = CLIPImageProcessorPil.from_pretrained(folder)
-            network: Any = CLIPVisionModelWithProjection.from_pretrained(folder, dtype=torch.float32)
-        self._network = network.eval().to(device)
+            loaded: Any = CLIPVisionModelWithProjection.from_pretrained(
+                folder, dtype=torch.float32, output_loading_info=True
+            )
+            network, report = loaded
+            if missing := report["missing_keys"]:  # they would be random
+                raise ValueError(f"{len(missing)} tensors are missing: {some(missing)}")
+        self._network, self._folder = network.eval().to(device), folder
 
     @torch.inference_mode()
     def __call__(self, images: np.ndarray) -> np.ndarray:
@@ -248,8 +270,9 @@ class ClipVision:
         parts = []
         for start in range(0, len(images), self._batch_size):
             batch = list(images[start : start + self._batch_size])
-            x = self._processor(images=batch, return_tensors="pt", input_data_format="channels_last")
-            embedded = self._network(x["pixel_values"].to(self._device)).image_embeds  # (n, D)
+            with _explained(self._folder, "CLIP vision model with the image processor that belongs to it"):
+                x = self._processor(images=batch, return_tensors="pt", input_data_format="channels_last")
+                embedded = self._network(x["pixel_values"].to(self._device)).image_embeds  # (n, D)
             parts.append(torch.nn.functional.normalize(embedded, dim=1).cpu().numpy())
         return np.concatenate(parts) if parts else np.empty((0, self.spec.dimensions), np.float32)
 
@@ -259,8 +282,8 @@ def _explained(place: Path, what: str) -> Iterator[None]:
     """Tells in one line what libraries say of weights of something else."""
     try:
         yield
-    except (OSError, ValueError, RuntimeError, KeyError, json.JSONDecodeError) as error:
-        reason = " ".join(str(error).split())[:160]
+    except LOADING_ERRORS as error:
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise UserError(f"{place} holds no {what} ({reason}); give another with {OPTION}") from error
 
 

@@ -8,9 +8,7 @@ The backbones are those that learnt weights w ("heads", version 0.1) exist for; 
 names (features.0.weight, ...) weights files call them.
 """
 
-import pickle
 import warnings
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +18,11 @@ import numpy as np
 import safetensors.torch
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from torch import nn
 
 from siamdiff.errors import UserError
 from siamdiff.evaluation.features import FeatureSpec
+from siamdiff.model.weights import LOADING_ERRORS
 
 # The constants of the published code, which bring -1..1 to the statistics of ImageNet.
 _SHIFT = (-0.030, -0.088, -0.188)
@@ -133,15 +131,8 @@ def read_tensors(file: Path) -> dict[str, torch.Tensor]:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # of a TorchScript, which is refused below
                 content = torch.load(file, map_location="cpu", weights_only=True)
-    except (
-        OSError,
-        ValueError,
-        RuntimeError,
-        zipfile.BadZipFile,
-        pickle.UnpicklingError,
-        SafetensorError,
-    ) as error:
-        reason = " ".join(str(error).split())[:120]
+    except LOADING_ERRORS as error:
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise UserError(
             f"{file} holds no weights that can be read ({reason}); give .npz, .safetensors or .pth"
         ) from error
@@ -157,6 +148,8 @@ def _fitting(
         if name not in found or found[name].shape != value.shape:
             got = f"is {tuple(found[name].shape)}" if name in found else "is missing"
             raise UserError(f"{message}: {name} {tuple(value.shape)} {got}; give the file of that network")
+        if not found[name].isfinite().all():
+            raise UserError(f"{message}: {name} is not finite; give the file of that network")
     return {name: found[name] for name in wanted}
 
 

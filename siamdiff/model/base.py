@@ -15,8 +15,6 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -24,16 +22,10 @@ from siamdiff.errors import UserError
 from siamdiff.model.controlnet import FOREIGN_OPTIONS
 from siamdiff.model.dhi import HINT_CHANNELS
 from siamdiff.model.sources import INFO, PARTS
-from siamdiff.model.weights import read_weights, some, written_to
+from siamdiff.model.weights import LOADING_ERRORS, read_weights, some, written_to
 
 NETWORKS: dict[str, Any] = {"vae": AutoencoderKL, "unet": UNet2DConditionModel, "text_encoder": CLIPTextModel}
 VAE_FACTOR = 8  # pixels per latent cell and axis; DHI's three patch merges assume it
-
-# What diffusers and transformers raise for a folder that is not whole, or a configuration that is none of theirs.
-LOADING_ERRORS = (
-    *(OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError),
-    *(SafetensorError, StrictDataclassError),
-)
 
 T = TypeVar("T")
 

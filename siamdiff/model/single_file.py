@@ -20,12 +20,12 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from siamdiff.errors import UserError
 from siamdiff.model import sd1
-from siamdiff.model.base import LOADING_ERRORS, write_model_index
+from siamdiff.model.base import write_model_index
 from siamdiff.model.controlnet import SiameseControlNetModel
 from siamdiff.model.diffusion import SD15_SCHEDULE
 from siamdiff.model.ldm import PARTS, authors_key, unet_from_ldm_config
 from siamdiff.model.sources import safe_part
-from siamdiff.model.weights import read_weights, some, written_to
+from siamdiff.model.weights import LOADING_ERRORS, read_weights, some, written_to
 
 NETWORKS = ("unet", "vae", "text_encoder")
 _TEXT = "cond_stage_model.transformer."

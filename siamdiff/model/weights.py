@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -23,6 +24,11 @@ from siamdiff.errors import UserError
 
 SAFE = ".safetensors"
 PICKLED = (".ckpt", ".pth", ".pt", ".bin")
+# What libraries raise for a file or folder that is not whole, or a configuration that is none of theirs.
+LOADING_ERRORS = (
+    *(OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, ArithmeticError, EOFError),
+    *(pickle.UnpicklingError, zipfile.BadZipFile, SafetensorError, StrictDataclassError),
+)
 _POINTER = b"version https://git-lfs"
 
 

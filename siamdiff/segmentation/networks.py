@@ -18,12 +18,12 @@ from monai.networks.nets.flexible_unet import FlexibleUNet
 from monai.networks.nets.segresnet import SegResNet
 from monai.networks.nets.swin_unetr import SwinUNETR
 from monai.networks.nets.unet import UNet
-from safetensors import SafetensorError
 from torch import nn
 from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerModel
 from transformers.utils import logging as transformers_logging
 
 from siamdiff.errors import UserError
+from siamdiff.model.weights import LOADING_ERRORS
 
 SMALL_UNET = (
     8,
@@ -99,7 +99,7 @@ class Segformer(nn.Module):
             if report["missing_keys"]:
                 raise ValueError(f"{len(report['missing_keys'])} tensors are missing")
             self.network.segformer.load_state_dict(encoder.state_dict())
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        except LOADING_ERRORS as error:
             raise UserError(
                 f"segment.encoder {folder} holds no encoder of this size ({' '.join(str(error).split())[:120]}); give "
                 "a folder with config.json and model.safetensors of the same SegFormer size, or other segment.networks"

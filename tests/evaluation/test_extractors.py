@@ -1,6 +1,9 @@
 """Extractors from files and folders: a small CLIP through transformers' own loading, a small script for Inception."""
 
 import io
+import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -153,6 +156,94 @@ def test_a_missing_extractor_is_told_with_the_file_to_give(
     ):
         with pytest.raises(UserError, match=message) as caught:
             find(kind, given)
+        assert "\n" not in str(caught.value)
+
+
+class Odd(torch.nn.Module):
+    """Called as FID's network is, gives something else."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.what = what
+
+    def forward(self, img: torch.Tensor, return_features: bool = False) -> torch.Tensor:
+        x = img.to(torch.float32).mean((2, 3))
+        if self.what == "one row":
+            return x[:1]
+        return x[:, :0] if self.what == "nothing" else x.mean() if self.what == "number" else x / 0
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("one row", r"gives an array \(1, 3\) for 2 images"),
+        ("nothing", r"gives an array \(2, 0\) for 2 images"),
+        ("number", "holds no Inception network of FID"),
+        ("nan", "gives features that are not finite"),
+    ],
+)
+def test_a_script_that_gives_no_features_is_found_before_the_first_image(
+    tmp_path: Path, what: str, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        find("inception", str(save_script(Odd(what), tmp_path / "odd.pt")))
+
+
+def changed(name: str, **fields: object) -> Callable[[Path], None]:
+    """Overwrites fields of a folder's JSON file."""
+
+    def change(folder: Path) -> None:
+        content = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps(content | fields))
+
+    return change
+
+
+def written(name: str, content: bytes) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).write_bytes(content) and None
+
+
+CONFIG, PROCESSOR, WEIGHTS = "config.json", "preprocessor_config.json", "model.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (written(WEIGHTS, b""), "header too small"),
+        (written(WEIGHTS, b"garbage " * 99), "header too large"),
+        (written(CONFIG, b"[]"), "must be a mapping"),
+        (written(PROCESSOR, b"[]"), "'list' object"),
+        (changed(CONFIG, hidden_size="big"), "expected int, got str"),
+        (changed(CONFIG, num_attention_heads=0), "modulo by zero"),
+        (changed(CONFIG, num_hidden_layers=3), "16 tensors are missing: vision_model"),
+        (changed(PROCESSOR, crop_size={"height": 28, "width": 28}), "image processor that belongs to it"),
+        (changed(PROCESSOR, crop_size=None), "image processor that belongs to it"),
+        (changed(PROCESSOR, image_mean=[0.5]), "image processor that belongs to it"),
+    ],
+)
+def test_a_damaged_folder_of_clip_is_found_before_the_first_image(
+    tmp_path: Path, clip: Path, damage: Callable[[Path], None], message: str
+) -> None:
+    folder = tmp_path / "clip"
+    shutil.copytree(clip, folder)
+    damage(folder)
+    with pytest.raises(UserError, match=f"{folder} holds no CLIP vision model.*{message}") as caught:
+        find("clip", str(folder))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["empty.pth", "empty.npz", "empty.safetensors", "texts.npz", "nan.pth"])
+def test_damaged_files_of_lpips_are_told_in_one_line(tmp_path: Path, name: str) -> None:
+    features, heads = save_lpips(tmp_path).split(",")
+    file = tmp_path / name
+    file.write_bytes(b"")
+    if name == "texts.npz":
+        np.savez(file, **{"features.0.weight": np.array(["text"])})
+    if name == "nan.pth":
+        torch.save({key: of / 0 for key, of in torch.load(features, weights_only=True).items()}, file)
+    for given in (f"{file},{heads}", f"{features},{file}"):
+        with pytest.raises(UserError, match=f"{file} holds no ") as caught:
+            find("lpips-squeezenet", given)
         assert "\n" not in str(caught.value)
 
 
