@@ -102,6 +102,8 @@ def configure_data() -> None:
     context.raise_original_map_exception = True
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # that there are no bars
+    # the traceback of a task's error, which comes out as an error anyway
+    logging.getLogger("ray.data._internal.execution.streaming_executor_state").setLevel(logging.CRITICAL)
 
 
 @contextmanager
@@ -117,6 +119,8 @@ def explained() -> Iterator[None]:
         yield
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, SiamdiffError):
+            # below our one line Ray Data says how its attempts could be changed
+            error.cause.args = (str(error.cause).partition("\n")[0],)
             raise error.cause from None
         raise
     except ray.exceptions.RayError as error:

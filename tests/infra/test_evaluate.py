@@ -255,20 +255,30 @@ def test_sets_of_any_origin_are_compared_in_one_table(ray, tmp_path, caplog):
 
 
 @pytest.mark.cluster
-def test_a_damaged_shard_fails_with_one_line(ray, tmp_path):
+def test_damaged_and_lost_shards_fail_with_one_line(ray, tmp_path, caplog):
     root = str(tmp_path)
     real = write_real(storage.join(root, "data"), counts={"train": 3, "val": 1})
     synthetic = write_synthetic(storage.join(root, "synthetic", "plan"), real)
-    tar = storage.local_path(tar_uri(synthetic.uri, shard_name("fold0", 0)))
-    assert tar is not None
-    content = bytearray(tar.read_bytes())
-    content[1000] ^= 1
-    tar.write_bytes(content)
-    with pytest.raises(SiamdiffError, match="is damaged"):
-        evaluate(configure(root, synthetic=synthetic.uri), demo=False)
-    output = folder_of(root)
-    assert "metrics.json" not in storage.list_files(output)
-    assert storage.read_json(storage.join(output, "status.json"))["exit_code"] == 1
+    tars = [
+        storage.local_path(tar_uri(of.uri, shard_name(name, 0)))
+        for of, name in ((synthetic, "fold0"), (real, "train"))
+    ]
+
+    def refused(message):
+        with pytest.raises(SiamdiffError, match=message) as caught:
+            evaluate(configure(root, synthetic=synthetic.uri), demo=False)
+        assert "\n" not in str(caught.value) and "Traceback" not in caplog.text
+        output = folder_of(root)
+        assert set(storage.list_files(output)) == {"status.json"}
+        assert storage.read_json(storage.join(output, "status.json"))["exit_code"] == 1
+
+    of_synthetic, of_real = tars
+    content = of_synthetic.read_bytes()
+    of_synthetic.write_bytes(content[: len(content) // 2])
+    refused("is damaged")
+    of_synthetic.write_bytes(content)
+    of_real.unlink()
+    refused("is missing")
 
 
 def test_what_cannot_be_compared_is_the_users_mistake(tmp_path):
