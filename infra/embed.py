@@ -56,7 +56,7 @@ def embed(config: Config, extractor: Extractor, parts: Sequence[Part]) -> list[n
         cache_uri(config, "features", extractor=extractor.identity(), **part.inputs()) for part in parts
     ]
     wanted = dict(zip(places, parts, strict=True))  # a set under two names is one part
-    features = {uri: kept for uri in wanted if (kept := _kept(uri)) is not None}
+    features = {uri: kept for uri, part in wanted.items() if (kept := _kept(uri, len(part.keys))) is not None}
     if features:
         log.info(
             "%s: features of %d of %d sets are there already", extractor.kind, len(features), len(wanted)
@@ -82,7 +82,8 @@ def cache_uri(config: Config, kind: str, **inputs: Any) -> str:
 
 def damaged(uri: str, error: Exception) -> SiamdiffError:
     """What is kept cannot be read."""
-    return SiamdiffError(f"{uri} is damaged ({error}); delete it and run the same command again")
+    reason = " ".join(str(error).split())[:160]
+    return SiamdiffError(f"{uri} is damaged ({reason}); delete it and run the same command again")
 
 
 class FeatureActor:
@@ -118,13 +119,17 @@ def _device(config: Config) -> str:
     return "cuda" if config.cluster.gpus else "cpu"
 
 
-def _kept(uri: str) -> np.ndarray | None:
+def _kept(uri: str, count: int) -> np.ndarray | None:
+    """Features (count, D) that are there already."""
     try:
-        return safetensors.numpy.load(storage.read_bytes(uri))["features"]
+        features = safetensors.numpy.load(storage.read_bytes(uri))["features"]
     except FileNotFoundError:
         return None
-    except SafetensorError as error:
+    except (SafetensorError, KeyError) as error:
         raise damaged(uri, error) from error
+    if features.ndim != 2 or len(features) != count:
+        raise damaged(uri, ValueError(f"an array {features.shape}, not ({count}, features)"))
+    return features
 
 
 def _made(config: Config, extractor: Extractor, parts: dict[str, Part]) -> dict[str, np.ndarray]:

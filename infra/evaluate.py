@@ -8,18 +8,20 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
+from pydantic import BaseModel, Field
 
 from infra.copies import copies_of, copy_lines, nearest_sheet
 from infra.figures import REFERENCE, figures_of
 from infra.measure import Measured, measure
 from infra.named_sets import NamedSet, check_count, open_sets
 from infra.pairs import REFERENCE_SPLIT, refuse_shared
+from infra.records import read_record
 from infra.stage import CONFIG, EVALUATION, StageStatus, reported
 from infra.tsne import Plane, plane_of
 from siamdiff import storage
@@ -32,7 +34,7 @@ from siamdiff.evaluation.extractors import Extractor, find
 from siamdiff.evaluation.sheets import Pair, contact_sheet
 from siamdiff.evaluation.table import as_latex, as_text, make_rows
 from siamdiff.sections import set_file
-from siamdiff.tables import as_csv
+from siamdiff.tables import Row, as_csv
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +86,7 @@ def _evaluate(config: Config, demo: bool, status: StageStatus) -> None:
     earlier = _finished(job)
     if earlier:
         status.done = status.total
-        log.info("evaluated already: %s\n%s", job.output, _table(earlier))
+        log.info("evaluated already: %s\n%s", job.output, _table(job, earlier.table))
         return
     names = ", ".join(f"{named.name} ({named.shards.uri})" for named in job.synthetic)
     log.info("evaluating %s against %s", names, job.real.uri)
@@ -97,7 +99,7 @@ def _evaluate(config: Config, demo: bool, status: StageStatus) -> None:
     status.done = status.total
     for warning in metrics["warnings"]:
         log.warning("%s", warning)
-    log.info("evaluation: %s\n%s", job.output, _table(metrics))
+    log.info("evaluation: %s\n%s", job.output, _table(job, metrics["table"]))
 
 
 def _prepare(config: Config, status: StageStatus) -> Job:
@@ -136,13 +138,20 @@ def _prepare(config: Config, status: StageStatus) -> Job:
     return Job(real, synthetic, extractors, inputs, output)
 
 
-def _finished(job: Job) -> dict[str, Any] | None:
+class _Earlier(BaseModel):
+    """What is read again of metrics.json."""
+
+    inputs_digest: str
+    table: list[dict[str, str | int | float | None]] = Field(min_length=1)
+
+
+def _finished(job: Job) -> _Earlier | None:
     """The metrics of this evaluation, if it was made already."""
     try:
-        metrics = storage.read_json(storage.join(job.output, METRICS))
+        metrics = read_record(_Earlier, storage.join(job.output, METRICS))
     except FileNotFoundError:
         return None
-    if metrics.get("inputs_digest") != job.digest:
+    if metrics.inputs_digest != job.digest:
         raise UserError(
             f"{job.output} holds the evaluation of other sets or settings; give another --evaluate.output"
         )
@@ -259,14 +268,14 @@ def _write(config: Config, job: Job, metrics: dict[str, Any], measured: Measured
         for name, of_set in agreement.items()
         for key, dice in of_set.per_sample.items()
     )
-    table = make_rows(metrics["results"])
+    table = metrics["table"]
     files = {
         SAMPLES: _lines(rows),
         COPIES: _lines(
             row for named in job.synthetic for row in copy_lines(job.real, named.shards, named.name, measured)
         ),
         CSV: as_csv(table).encode(),
-        LATEX: as_latex(table, [_reference(metrics), f"evaluation {job.digest}"]).encode(),
+        LATEX: as_latex(table, [_reference(job), f"evaluation {job.digest}"]).encode(),
         CONFIG: config.to_yaml().encode(),
     }
     if plane.about:
@@ -334,11 +343,10 @@ def _pair(
     )
 
 
-def _table(metrics: dict[str, Any]) -> str:
-    """The comparison of metrics.json for a person."""
-    return f"  {_reference(metrics)}\n{as_text(make_rows(metrics['results']))}"
+def _table(job: Job, rows: Sequence[Row]) -> str:
+    """The comparison for a person."""
+    return f"  {_reference(job)}\n{as_text(rows)}"
 
 
-def _reference(metrics: dict[str, Any]) -> str:
-    count = metrics["sets"]["real"]["splits"][REFERENCE_SPLIT]
-    return f"reference: {count} images ({REFERENCE})"
+def _reference(job: Job) -> str:
+    return f"reference: {job.real.manifest.splits[REFERENCE_SPLIT]} images ({REFERENCE})"

@@ -10,12 +10,13 @@ import hashlib
 import logging
 import platform
 from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from infra import cluster
+from infra.records import read_record
 from infra.rows import prepare_actor
 from infra.stage import SYNTHETIC
 from infra.synthetic import Job, TrainingSet
@@ -69,9 +70,6 @@ class _Kept(BaseModel):
     limits: Limits
 
 
-Read = TypeVar("Read", bound=BaseModel)
-
-
 def inputs_of(config: Config, job: Job) -> GateInputs | None:
     """What the gates of a job judge by, made if it is not there; None without gates.
 
@@ -87,7 +85,7 @@ def inputs_of(config: Config, job: Job) -> GateInputs | None:
         uri = storage.join(job.output, GATES)
         # What the set is judged by from its first shard on; the first to describe it decides.
         storage.put_if_absent(uri, storage.canonical_json(_description(job.training, made.limits)))
-        reference = dataclasses.replace(made, limits=_read(_Judged, uri).limits)
+        reference = dataclasses.replace(made, limits=read_record(_Judged, uri).limits)
     return GateInputs(reference, config.generate.gates.segmenter)
 
 
@@ -101,7 +99,7 @@ def described(job: Job) -> dict[str, Any] | None:
         return None
     uri = storage.join(job.output, GATES)
     try:
-        _read(_Judged, uri)
+        read_record(_Judged, uri)
     except FileNotFoundError:
         raise SiamdiffError(
             f"{uri} is gone, by which the shards were judged; put it back, or make the set anew with another "
@@ -187,23 +185,8 @@ def _reference(config: Config, training: TrainingSet) -> Reference:
 
 def _known(cache: str, about: str) -> Reference:
     """What is there; with other vectors of the same images, made at the same time, those that were described first."""
-    known = _read(_Kept, about)
+    known = read_record(_Kept, about)
     return Reference(_vectors_uri(cache, known.sha256), known.sha256, known.limits)
-
-
-def _read(kind: type[Read], uri: str) -> Read:
-    """What is kept at a URI.
-
-    Raises:
-        FileNotFoundError: nothing.
-        SiamdiffError: something else.
-    """
-    try:
-        return kind.model_validate_json(storage.read_bytes(uri))
-    except ValidationError as error:
-        raise SiamdiffError(
-            f"{uri} is damaged ({error.errors()[0]['msg']}); delete it and run the same command again"
-        ) from error
 
 
 def _vectors_uri(cache: str, sha256: str) -> str:

@@ -194,6 +194,6 @@ def _kept_judge(uri: str, n_train: int, steps: int, seed: int, device: str) -> J
         network.load_state_dict(safetensors.torch.load(storage.read_bytes(uri)))
     except FileNotFoundError:
         return None
-    except SafetensorError as error:
+    except (SafetensorError, RuntimeError) as error:  # RuntimeError: tensors of another network
         raise damaged(uri, error) from error
     return Judge(network, n_train, steps, seed)

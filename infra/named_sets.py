@@ -8,9 +8,11 @@ import json
 import logging
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
+
+from pydantic import BaseModel
 
 from infra.ingest import describe_inputs, ingest_source, private_uri
+from infra.records import read_record
 from infra.stage import LATEST, PLAN, SYNTHETIC, StageStatus
 from siamdiff import storage
 from siamdiff.config import Config, digest
@@ -20,7 +22,7 @@ from siamdiff.data.pairing import Source, scan, scan_images
 from siamdiff.data.sample import Foreign
 from siamdiff.data.shards import FOLDER
 from siamdiff.data.shardset import ShardSet
-from siamdiff.errors import UserError
+from siamdiff.errors import SiamdiffError, UserError
 from siamdiff.evaluation.extractors import find
 from siamdiff.sections import NEWEST, Data, set_file
 
@@ -119,6 +121,12 @@ def _listed(name: str, uri: str) -> dict[str, int]:
     return files
 
 
+class _Latest(BaseModel):
+    """latest.json of the synthetic sets."""
+
+    uri: str
+
+
 def newest(config: Config, instead: str) -> str:
     """URI of the synthetic set that generation finished last.
 
@@ -132,7 +140,7 @@ def newest(config: Config, instead: str) -> str:
     assert config.root, "resolve() comes first"
     uri = storage.join(config.root, SYNTHETIC, LATEST)
     try:
-        return storage.read_json(uri)["uri"]
+        return read_record(_Latest, uri, f"generate again, or give {instead}").uri
     except FileNotFoundError:
         raise UserError(
             f"there is no synthetic set under {config.root} ({uri} is missing); generate first, or give {instead}"
@@ -199,6 +207,11 @@ def _ingested(folder: _Folder) -> NamedSet:
 
 def _left_out(set_uri: str) -> dict[str, int]:
     """What ingest left out, by reason."""
-    lines = storage.read_bytes(storage.join(private_uri(set_uri), "rejected.jsonl")).splitlines()
-    reasons: list[Any] = [json.loads(line)["reason"] for line in lines]
+    uri = storage.join(private_uri(set_uri), "rejected.jsonl")
+    try:
+        reasons = [str(json.loads(line)["reason"]) for line in storage.read_bytes(uri).splitlines()]
+    except (FileNotFoundError, ValueError, LookupError, TypeError) as error:
+        raise SiamdiffError(
+            f"{uri} is missing or damaged; delete {set_uri} and run the same command again"
+        ) from error
     return dict(sorted(Counter(reasons).items()))

@@ -10,8 +10,11 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
+from pydantic import BaseModel, Field
+
+from infra.records import read_record
 from infra.rows import refuse_leftovers
-from infra.segmentation import SCHEMA, Job, prepare
+from infra.segmentation import SCHEMA, Job, prepare, refused
 from infra.stage import CONFIG, SEGMENTATION, StageStatus, reported
 from infra.trainings import PACKAGES, Inputs, Training, network_uri, read_results, run_all, trainings_uri
 from siamdiff import storage
@@ -73,7 +76,7 @@ def _segment(config: Config, demo: bool, job: Job, held: Lease, status: StageSta
         results=job.results,
         threads=config.cluster.threads,
     )
-    done = read_results(job.results, job.trainings)
+    done = read_results(inputs, job.trainings)
     todo = [training for training in job.trainings if training.name not in done]
     log.info(
         "segmentation of %s: %d trainings (%s x %s x %d seeds), %d to make", job.real.uri, len(job.trainings),
@@ -84,7 +87,7 @@ def _segment(config: Config, demo: bool, job: Job, held: Lease, status: StageSta
     storage.write_bytes(storage.join(job.output, CONFIG), config.to_yaml().encode())
     if todo:
         failures = run_all(config, inputs, todo, status)
-        done = read_results(job.results, job.trainings)
+        done = read_results(inputs, job.trainings)
         refuse_leftovers("trainings", [training.name for training in job.trainings], done, failures)
     held.check()
     metrics = _metrics(job, settings, demo, inputs, done, time.monotonic() - started)
@@ -98,12 +101,44 @@ def _segment(config: Config, demo: bool, job: Job, held: Lease, status: StageSta
     log.info("segmentation: %s\n%s", job.output, _told(metrics))
 
 
+class _Score(BaseModel):
+    """What the table tells of one score."""
+
+    images: int
+    mean: float | None
+    deviation: float | None
+    against_baseline: dict[str, Any] | None = None
+
+
+class _Result(BaseModel):
+    """What the table tells of one network, arm and test set."""
+
+    network: str
+    arm: str
+    test: str
+    seeds: int
+    training_pairs: int
+    scores: dict[str, _Score] = Field(min_length=1)
+
+
+class _Earlier(BaseModel):
+    """What is read again of metrics.json."""
+
+    inputs_digest: str
+    patient_separated: bool
+    baseline: str | None
+    results: list[_Result] = Field(min_length=1)
+
+
 def _finished(job: Job) -> dict[str, Any] | None:
-    """The metrics of this segmentation, if it was made already."""
+    """What there is to tell of this segmentation, if it was made already."""
     try:
-        return storage.read_json(storage.join(job.output, METRICS))
+        earlier = read_record(_Earlier, storage.join(job.output, METRICS))
     except FileNotFoundError:
         return None
+    if earlier.inputs_digest != job.digest:
+        raise refused(job.output)
+    return earlier.model_dump()
 
 
 def _metrics(

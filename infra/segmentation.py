@@ -5,8 +5,11 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict
+
 from infra.inputs import ensure_data
 from infra.named_sets import newest
+from infra.records import read_record
 from infra.stage import SEGMENTATION
 from infra.trainings import RESULTS, Training, encoder_folder
 from siamdiff import storage
@@ -184,12 +187,23 @@ def _encoder(config: Config) -> str | None:
         ) from None
 
 
+class _Claimed(BaseModel):
+    """inputs.json: an object with whatever the scores depend on."""
+
+    model_config = ConfigDict(extra="allow")
+
+
 def _claim(job: Job) -> None:
     """Writes inputs.json first of all, or checks that the output belongs to these inputs already."""
     uri = storage.join(job.output, INPUTS)
     if storage.put_if_absent(uri, storage.canonical_json(job.inputs) + b"\n"):
         return
-    if storage.read_json(uri) != job.inputs:
-        raise UserError(
-            f"{job.output} holds the segmentation of other sets or settings; give another --segment.output"
-        )
+    if read_record(_Claimed, uri).model_dump() != job.inputs:
+        raise refused(job.output)
+
+
+def refused(output: str) -> UserError:
+    """The output is another segmentation's."""
+    return UserError(
+        f"{output} holds the segmentation of other sets or settings; give another --segment.output"
+    )

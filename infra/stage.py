@@ -1,12 +1,12 @@
 """What the stages but training share: the names of their files, and the state of a stage's newest command."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from siamdiff import storage
 from siamdiff.config import Config
-from siamdiff.errors import AlreadyRunningError
+from siamdiff.errors import AlreadyRunningError, SiamdiffError
 from siamdiff.run import Status
 
 # folders of the stages under the root
@@ -41,7 +41,9 @@ def reported(config: Config, folder: str) -> Iterator[StageStatus]:
     assert config.root, "the configuration is resolved"
     status = StageStatus(storage.join(config.root, folder))
     uri = storage.join(status.uri, STATUS)
-    earlier = storage.read_json(uri) if storage.exists(uri) else None
+    earlier = None
+    with suppress(FileNotFoundError, SiamdiffError):  # damaged: it is written anew
+        earlier = storage.read_json(uri)
     status.write(phase="preparing")  # also over an earlier end: this is of the newest command
     try:
         with status.reporting():

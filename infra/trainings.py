@@ -19,10 +19,12 @@ from typing import Any
 
 import safetensors.torch
 import torch
+from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError
 from torch import nn
 
 from infra import cluster
+from infra.records import read_record
 from infra.rows import prepare_actor
 from infra.stage import SEGMENTATION, StageStatus
 from siamdiff import storage
@@ -31,6 +33,7 @@ from siamdiff.data.shardset import ShardSet
 from siamdiff.errors import SiamdiffError
 from siamdiff.sections import set_file
 from siamdiff.segmentation.arms import VAL, Arm
+from siamdiff.segmentation.metrics import DEFINITIONS
 from siamdiff.segmentation.networks import build_network
 from siamdiff.segmentation.pairs import Pairs, parameter_count, score
 from siamdiff.segmentation.train import Settings, Trained, mean_dice, train_and_choose
@@ -40,6 +43,7 @@ log = logging.getLogger(__name__)
 RECIPE = 1  # raised when the same inputs come to give another network
 TRAININGS, RESULTS = "trainings", "results"
 NETWORK, ABOUT = "network.safetensors", "training.json"
+_AGAIN = "delete its folder and run the same command again"
 PACKAGES = ("torch", "monai", "transformers", "scipy", "numpy", "pillow")
 
 
@@ -156,9 +160,8 @@ def train_and_score(training: Training, inputs: Inputs) -> str:
     }
     uri = result_uri(inputs.results, training)
     storage.put_if_absent(uri, storage.canonical_json(result) + b"\n")
-    return ", ".join(
-        f"{name} {_mean(of['dice_at_0.5'])}" for name, of in storage.read_json(uri)["scores"].items()
-    )
+    scores = _read_result(inputs, training)["scores"]
+    return ", ".join(f"{name} {_mean(of['dice_at_0.5'])}" for name, of in scores.items())
 
 
 def _mean(values: list[float | None]) -> str:
@@ -178,20 +181,20 @@ def _trained(training: Training, inputs: Inputs) -> tuple[nn.Module, dict[str, A
         # Of the weights that lie there: another attempt's, trained from the same, may have come first.
         content["weights_sha256"] = hashlib.sha256(storage.read_bytes(weights)).hexdigest()
         storage.put_if_absent(about, storage.canonical_json(content) + b"\n")
-    known = storage.read_json(about)
+    known = read_record(_About, about, _AGAIN).model_dump()
     return _loaded(training, weights, known["weights_sha256"]), known
 
 
 def _loaded(training: Training, uri: str, sha256: str) -> nn.Module:
     network = build_network(training.network)
-    again = "delete its folder and run the same command again"
     try:
         data = storage.read_bytes(uri)
         if hashlib.sha256(data).hexdigest() != sha256:
-            raise SiamdiffError(f"{uri} is damaged: its hash is not that of {ABOUT}; {again}")
+            raise SiamdiffError(f"{uri} is damaged: its hash is not that of {ABOUT}; {_AGAIN}")
         network.load_state_dict(safetensors.torch.load(data))
-    except (FileNotFoundError, SafetensorError) as error:
-        raise SiamdiffError(f"{uri} is missing or damaged ({error}); {again}") from error
+    except (FileNotFoundError, SafetensorError, RuntimeError) as error:  # RuntimeError: another network's
+        reason = " ".join(str(error).split())[:160]
+        raise SiamdiffError(f"{uri} is missing or damaged ({reason}); {_AGAIN}") from error
     return network.to(training.device).eval()
 
 
@@ -263,11 +266,49 @@ def trainings_uri(config: Config) -> str:
     return storage.join(config.root, SEGMENTATION, TRAININGS)
 
 
-def read_results(results: str, trainings: Sequence[Training]) -> Mapping[str, dict[str, Any]]:
-    """The results that lie in the store, by name."""
-    found = storage.list_files(results)
+class _About(BaseModel):
+    """training.json of a trained network."""
+
+    model_config = ConfigDict(extra="allow")
+
+    weights_sha256: str
+
+
+class _Result(BaseModel):
+    """The result of a training."""
+
+    model_config = ConfigDict(extra="allow")
+
+    training: str  # its digest
+    scores: dict[str, dict[str, list[float | None] | int]]  # test set -> score -> of each image
+
+
+def read_results(inputs: Inputs, trainings: Sequence[Training]) -> Mapping[str, dict[str, Any]]:
+    """The results that lie in the store, by name.
+
+    Raises:
+        SiamdiffError: one is damaged, or of another training.
+    """
+    found = storage.list_files(inputs.results)
     return {
-        training.name: storage.read_json(result_uri(results, training))
+        training.name: _read_result(inputs, training)
         for training in trainings
         if f"{training.name}.json" in found
     }
+
+
+def _read_result(inputs: Inputs, training: Training) -> dict[str, Any]:
+    uri = result_uri(inputs.results, training)
+    result = read_record(_Result, uri)
+    counts = {
+        name: {score: len(keys) for score in DEFINITIONS} for name, (_, _, keys) in inputs.tests.items()
+    }
+    held = {
+        name: {score: len(values) for score, values in of.items() if isinstance(values, list)}
+        for name, of in result.scores.items()
+    }
+    if result.training != training.digest or held != counts:
+        raise SiamdiffError(
+            f"{uri} holds the scores of another training or other images; delete it and run the same command again"
+        )
+    return result.model_dump()

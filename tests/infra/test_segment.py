@@ -152,6 +152,16 @@ def test_a_damaged_network_is_told_in_one_line_and_costs_no_other_training(ray, 
     assert storage.read_json(storage.join(root, "segmentation", "status.json"))["exit_code"] == 1
     assert storage.exists(whole)
 
+    about = f"{whole.rpartition('/')[0]}/training.json"
+    storage.write_bytes(about, b"[]")
+    storage.delete_folder(storage.join(output, "results"))
+    with pytest.raises(SiamdiffError, match=r"2 of 2 trainings could not be made .*is damaged"):
+        segment(configure(root, arms=["real"]), demo=False)
+    for folder in (damaged, whole):
+        storage.delete_folder(folder.rpartition("/")[0])
+    segment(configure(root, arms=["real"]), demo=False)
+    assert storage.read_json(storage.join(output, "metrics.json"))["results"] == metrics["results"]
+
 
 @pytest.mark.parametrize(
     ("settings", "message"),
