@@ -67,8 +67,11 @@ class Job:
         return digest(self.inputs)
 
 
-def evaluate(config: Config, demo: bool) -> None:
+def evaluate(config: Config, demo: bool) -> str:
     """Compares the synthetic sets of a configuration with its real one; does nothing if that was done.
+
+    Returns:
+        URI of the folder with the result.
 
     Raises:
         UserError: a set is missing or not complete, sets of different resolution, too few samples, an output that holds
@@ -76,10 +79,10 @@ def evaluate(config: Config, demo: bool) -> None:
         SiamdiffError: damaged data, features that are not finite, lost workers.
     """
     with reported(config, EVALUATION) as status:
-        _evaluate(config, demo, status)
+        return _evaluate(config, demo, status)
 
 
-def _evaluate(config: Config, demo: bool, status: StageStatus) -> None:
+def _evaluate(config: Config, demo: bool, status: StageStatus) -> str:
     started = time.monotonic()
     job = _prepare(config, status)
     status.total = sum(len(named.shards) for named in job.synthetic)
@@ -87,7 +90,7 @@ def _evaluate(config: Config, demo: bool, status: StageStatus) -> None:
     if earlier:
         status.done = status.total
         log.info("evaluated already: %s\n%s", job.output, _table(job, earlier.table))
-        return
+        return job.output
     names = ", ".join(f"{named.name} ({named.shards.uri})" for named in job.synthetic)
     log.info("evaluating %s against %s", names, job.real.uri)
     status.write(phase="evaluating", output=job.output)
@@ -100,6 +103,7 @@ def _evaluate(config: Config, demo: bool, status: StageStatus) -> None:
     for warning in metrics["warnings"]:
         log.warning("%s", warning)
     log.info("evaluation: %s\n%s", job.output, _table(job, metrics["table"]))
+    return job.output
 
 
 def _prepare(config: Config, status: StageStatus) -> Job:

@@ -1,58 +1,149 @@
-"""All stages of one configuration, one after the other; each skips what is finished."""
+"""All stages of one configuration, or of each setting of a sweep; each stage skips what is finished.
+
+A stage's output is named after what it depends on, so what settings share (the real set, the segmenters on real pairs,
+a run that two tables have in common) is made once, and a command that ended anywhere goes on there.
+"""
 
 import logging
 import time
 from collections.abc import Callable
 
+from infra import segmentation
 from infra.evaluate import evaluate
 from infra.generate import generate
 from infra.ingest import ingest
 from infra.named_sets import check_given
+from infra.segment import segment
+from infra.stage import EXPERIMENTS
 from infra.train import train
-from siamdiff.config import Config
+from siamdiff import storage
+from siamdiff.config import Config, digest
+from siamdiff.report import comparison
+from siamdiff.report.record import EXPERIMENT, ExperimentRecord, Setting, Stage
 from siamdiff.run import readable_seconds
+from siamdiff.sections import NEWEST
+from siamdiff.sweep import ALONE, Planned, planned
 
 log = logging.getLogger(__name__)
 
-STAGES: dict[str, Callable[[Config, bool], None]] = {
+STAGES: dict[Stage, Callable[[Config, bool], str]] = {
     "ingest": ingest,
     "train": train,
     "generate": generate,
     "evaluate": evaluate,
+    "segment": segment,
 }
+SPENT = "spent"  # under the experiments' folder: the seconds that commands spent on each output
+CSV, LATEX = "table.csv", "table.tex"
 
 
-def stages(config: Config) -> dict[str, Callable[[Config, bool], None]]:
+def stages(config: Config) -> dict[Stage, Callable[[Config, bool], str]]:
     """The stages that a configuration needs, in order: copies of the real pairs need no model, hence no training."""
     needless = {"train"} if config.generate.method == "copy-paste" else set()
     return {name: stage for name, stage in STAGES.items() if name not in needless}
 
 
-def experiment(config: Config, demo: bool) -> None:
-    """Ingest, train, generate, evaluate; ends with a table of the stages and their times.
+def experiment(config: Config, demo: bool) -> str:
+    """Ingests, trains, generates, evaluates and segments, for each setting; ends with a table of stages and times.
+
+    Returns:
+        URI of the experiment's folder.
 
     Raises:
-        UserError: a set that is to be compared at the end is missing.
+        UserError: a set that is to be compared at the end is missing, settings that do not go with the configuration.
         SiamdiffError: what the first stage that failed raised; the same command goes on there.
     """
-    check_given(config)
-    seconds: dict[str, float] = {}
+    assert config.root, "resolve() comes first"
+    wanted = planned(config)
+    for one in wanted:
+        check_given(one.config)
+        segmentation.check_given(one.config)
+    times: dict[str, float] = {}
     try:
-        for name, stage in stages(config).items():
-            log.info("== %s", name)
-            started = time.monotonic()
-            seconds[name] = float("nan")
-            stage(config, demo)
-            seconds[name] = time.monotonic() - started
+        settings = [_run(one, demo, times) for one in wanted]
     finally:
-        log.info("stages:\n%s", _table(seconds))
-    log.info("everything lies under %s", config.root)
+        log.info("stages:\n%s", _table(times))
+    uri = _write(config, demo, settings)
+    log.info("everything lies under %s, the comparison in %s", config.root, uri)
+    return uri
+
+
+def _run(setting: Planned, demo: bool, times: dict[str, float]) -> Setting:
+    """All stages of one setting."""
+    config = setting.config
+    outputs: dict[Stage, str] = {}
+    seconds: dict[Stage, float] = {}
+    for name, stage in stages(config).items():
+        if name == "segment" and not segmentation.has_tests(config):
+            log.warning(
+                "%s has no test split: segmentation is left out; give --segment.tests URI",
+                config.segment.real,
+            )
+            continue
+        told = name if setting.name == ALONE else f"{setting.name}: {name}"
+        log.info("== %s", told)
+        started = time.monotonic()
+        times[told] = float("nan")
+        outputs[name] = stage(config, demo)
+        times[told] = time.monotonic() - started
+        seconds[name] = _spent(config, outputs[name], times[told])
+        if name == "generate":
+            config = _with_set(config, outputs[name])
+    return Setting(
+        name=setting.name, meaning=setting.meaning, fields=setting.fields, outputs=outputs, seconds=seconds
+    )
+
+
+def _with_set(config: Config, uri: str) -> Config:
+    """The configuration with the set that was just made, where the newest is asked for: by then it may be another's."""
+    changed = {
+        name: section.model_copy(update={"synthetic": _given(section.synthetic or {}, uri)})
+        for name, section in (("evaluate", config.evaluate), ("segment", config.segment))
+    }
+    return config.model_copy(update=changed)
+
+
+def _given(sets: dict[str, str], uri: str) -> dict[str, str]:
+    return {name: uri if given == NEWEST else given for name, given in sets.items()}
+
+
+def _spent(config: Config, output: str, seconds: float) -> float:
+    """Adds to the seconds that commands of experiments spent on an output; one that was killed left none."""
+    assert config.root, "resolve() comes first"
+    place = storage.join(config.root, EXPERIMENTS, SPENT, f"{digest(output)[:16]}.json")
+    try:
+        before = storage.read_json(place)["seconds"]
+    except FileNotFoundError:
+        before = 0.0
+    whole = round(before + seconds, 1)
+    storage.write_json(place, {"output": output, "seconds": whole})
+    return whole
+
+
+def _write(config: Config, demo: bool, settings: list[Setting]) -> str:
+    """The record of an experiment that is whole, and its comparison; returns their folder."""
+    assert config.root, "resolve() comes first"
+    inputs = digest({one.name: {"fields": one.fields, "outputs": one.outputs} for one in settings})
+    uri = storage.join(config.root, EXPERIMENTS, inputs[:12])
+    rows = comparison.make_rows(settings)
+    if len(settings) > 1:
+        log.info("comparison:\n%s", comparison.as_text(rows))
+    storage.write_bytes(storage.join(uri, CSV), comparison.as_csv(rows).encode())
+    storage.write_bytes(
+        storage.join(uri, LATEX), comparison.as_latex(rows, [f"experiment {inputs}"]).encode()
+    )
+    record = ExperimentRecord(
+        inputs_digest=inputs, sweep=config.experiment.sweep, demo=demo, settings=settings
+    )
+    storage.write_json(storage.join(uri, EXPERIMENT), record.model_dump(mode="json"))
+    return uri
 
 
 def _table(seconds: dict[str, float]) -> str:
+    width = max(10, *map(len, seconds)) if seconds else 10
     rows = [
-        f"  {name:<10} {readable_seconds(spent) if spent == spent else 'failed':>8}"
+        f"  {name:<{width}} {readable_seconds(spent) if spent == spent else 'failed':>8}"
         for name, spent in seconds.items()
     ]
     whole = sum(spent for spent in seconds.values() if spent == spent)
-    return "\n".join([*rows, f"  {'all':<10} {readable_seconds(whole):>8}"])
+    return "\n".join([*rows, f"  {'all':<{width}} {readable_seconds(whole):>8}"])

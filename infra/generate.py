@@ -15,7 +15,7 @@ from infra.stage import CARD, CONFIG, LATEST, SYNTHETIC, StageStatus, reported
 from infra.synthetic import Job, prepare
 from siamdiff import storage
 from siamdiff.config import Config
-from siamdiff.data.manifest import MANIFEST, finish_set
+from siamdiff.data.manifest import MANIFEST, finish_set, read_manifest
 from siamdiff.data.shards import finished_shards, read_marker
 from siamdiff.errors import AlreadyRunningError, SiamdiffError, StoppedError
 from siamdiff.export.card import Described, card
@@ -25,8 +25,11 @@ from siamdiff.sampling.gates import Tally
 log = logging.getLogger(__name__)
 
 
-def generate(config: Config, demo: bool) -> None:
+def generate(config: Config, demo: bool) -> str:
     """Makes the synthetic set of a configuration; goes on where an attempt ended; does nothing if it is complete.
+
+    Returns:
+        URI of the set.
 
     Raises:
         UserError: no model, no mask set, masks of another size than the model's, an output that holds another plan.
@@ -41,6 +44,7 @@ def generate(config: Config, demo: bool) -> None:
                 _generate(config, demo, job, held, status)
         except InUseError as error:
             raise AlreadyRunningError(f"already running: {error}") from error
+    return job.output
 
 
 def _generate(config: Config, demo: bool, job: Job, held: Lease, status: StageStatus) -> None:
@@ -49,7 +53,8 @@ def _generate(config: Config, demo: bool, job: Job, held: Lease, status: StageSt
         "plan %s: %d samples in %d shards, %d to make", job.plan.digest, job.count, job.shards, len(todo)
     )
     status.total, status.done = job.shards, job.shards - len(todo)
-    if not len(todo) and _is_latest(config, job):
+    if not len(todo) and storage.exists(storage.join(job.output, MANIFEST)):
+        _describe(config, job)  # an earlier command may have been lost before that, or other sets made since
         log.info("nothing to do: %s is complete", job.output)
         return
     storage.write_bytes(storage.join(job.output, CONFIG), config.to_yaml().encode())
@@ -143,29 +148,20 @@ def _finish(config: Config, job: Job, names: list[str], demo: bool, gates: dict[
         permitted_use=_joined(masks.permitted_use, info.get("permitted_use", masks.permitted_use)),
         made_from=made_from,
     )
-    versions = read_marker(job.output, names[0]).made_by.get("versions", {})
-    storage.write_bytes(storage.join(job.output, CARD), card([Described(manifest, versions)]).encode())
-    storage.write_json(_latest_uri(config), _latest(job))
+    _describe(config, job)
     log.info("%d synthetic pairs: %s", manifest.count, job.output)
+
+
+def _describe(config: Config, job: Job) -> None:
+    """Describes a complete set for people, and makes it the newest."""
+    assert config.root, "the configuration is resolved"
+    manifest = read_manifest(job.output)
+    versions = read_marker(job.output, job.name(0)).made_by.get("versions", {})
+    storage.write_bytes(storage.join(job.output, CARD), card([Described(manifest, versions)]).encode())
+    latest = {"uri": job.output, "plan": job.plan.digest}
+    storage.write_json(storage.join(config.root, SYNTHETIC, LATEST), latest)
 
 
 def _joined(of_masks: str, of_model: str) -> str:
     """Both terms where they differ: the set is bound by the one and the other."""
     return of_masks if of_masks == of_model else f"{of_masks}; {of_model}"
-
-
-def _latest_uri(config: Config) -> str:
-    assert config.root
-    return storage.join(config.root, SYNTHETIC, LATEST)
-
-
-def _latest(job: Job) -> dict[str, str]:
-    return {"uri": job.output, "plan": job.plan.digest}
-
-
-def _is_latest(config: Config, job: Job) -> bool:
-    """Whether this plan's set was completed and verified, and is the latest."""
-    uri = _latest_uri(config)
-    if not storage.exists(uri) or not storage.exists(storage.join(job.output, MANIFEST)):
-        return False
-    return storage.read_json(uri) == _latest(job)

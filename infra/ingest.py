@@ -37,8 +37,8 @@ _LOG_SECONDS = 10.0
 log = logging.getLogger(__name__)
 
 
-def ingest(config: Config, demo: bool) -> None:
-    """Makes the shard set `data.uri` from `data.source`, or says that it is there.
+def ingest(config: Config, demo: bool) -> str:
+    """Makes the shard set `data.uri` from `data.source`, or says that it is there; returns its URI.
 
     Args:
         config: resolved.
@@ -52,6 +52,7 @@ def ingest(config: Config, demo: bool) -> None:
         assert config.data.uri, "the configuration is resolved"
         private_uri(config.data.uri)  # a place for a set is the first thing to be refused
         ingest_source(config.data, scan(config.data), demo, status)
+    return config.data.uri
 
 
 def ingest_source(

@@ -24,7 +24,7 @@ ABOUT_DRY_RUN = f"""
 
 
 def run(
-    stage: Callable[[Config, bool], None],
+    stage: Callable[[Config, bool], object],
     description: str,
     argv: list[str] | None = None,
     *,

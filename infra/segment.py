@@ -40,8 +40,11 @@ NOT_SEPARATED = (
 FEW_IMAGES = 6  # below it no outcome of the paired test has p < 0.05
 
 
-def segment(config: Config, demo: bool) -> None:
+def segment(config: Config, demo: bool) -> str:
     """Trains segmenters on every arm of a configuration and scores them; does nothing if that was done.
+
+    Returns:
+        URI of the folder with the result.
 
     Raises:
         UserError: a set is missing or not complete, of another resolution or too small; a test image, or what was made
@@ -56,12 +59,13 @@ def segment(config: Config, demo: bool) -> None:
         if earlier:
             status.done = status.total
             log.info("segmentation already: %s\n%s", job.output, _told(earlier))
-            return
+            return job.output
         try:
             with lease(job.output) as held:
                 _segment(config, demo, job, held, status)
         except InUseError as error:
             raise AlreadyRunningError(f"already running: {error}") from error
+    return job.output
 
 
 def _segment(config: Config, demo: bool, job: Job, held: Lease, status: StageStatus) -> None:

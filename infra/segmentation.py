@@ -95,6 +95,26 @@ def prepare(config: Config, demo: bool) -> Job:
     return job
 
 
+def check_given(config: Config) -> None:
+    """Looks for the sets that are there from the beginning, hours before an experiment needs them.
+
+    Raises:
+        UserError: one is missing or not complete.
+    """
+    settings = config.segment
+    given = [
+        uri for uri in (settings.synthetic or {}).values() if uri not in (NEWEST, config.generate.output)
+    ]
+    for uri in (*given, *(settings.tests or {}).values()):
+        ShardSet.open(uri)
+
+
+def has_tests(config: Config) -> bool:
+    """Whether there are images to score on; the real set is there by now."""
+    assert config.segment.real, "resolve() comes first"
+    return bool(config.segment.tests) or bool(ShardSet.open(config.segment.real).keys(rules.TEST_SPLIT))
+
+
 def _synthetic(config: Config) -> dict[str, ShardSet]:
     """The synthetic sets by name, opened."""
     sets = {}

@@ -11,6 +11,7 @@ from siamdiff.run import Status
 
 # folders of the stages under the root
 DATA, SYNTHETIC, EVALUATION, SEGMENTATION = "data", "synthetic", "evaluation", "segmentation"
+EXPERIMENTS = "experiments"
 PLAN = "plan.json"
 CONFIG = "config.yaml"
 LATEST = "latest.json"

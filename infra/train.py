@@ -28,8 +28,11 @@ from siamdiff.training.loop import train as train_loop
 log = logging.getLogger(__name__)
 
 
-def train(config: Config, demo: bool) -> None:
+def train(config: Config, demo: bool) -> str:
     """Trains one run to its end; continues it if it was interrupted; does nothing if it is finished.
+
+    Returns:
+        URI of the run's folder.
 
     Raises:
         UserError: no data, another configuration under the same name, a run that is at work, no room for the workers.
@@ -47,7 +50,7 @@ def train(config: Config, demo: bool) -> None:
             status.done = config.train.steps
             if status.before != "finished":  # the job was lost between its last two writes
                 _name_latest(config)
-            return
+            return uri
         _check_precision(config)
         status.write(phase="preparing")
         here = config.train.engine == "torch"
@@ -64,6 +67,7 @@ def train(config: Config, demo: bool) -> None:
         status.done = config.train.steps
         _name_latest(config)
     log.info("trained %d steps: %s", config.train.steps, storage.join(uri, "model"))
+    return uri
 
 
 def _name_latest(config: Config) -> None:

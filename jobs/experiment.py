@@ -1,7 +1,8 @@
-"""Runs all stages of one configuration: ingest, train, generate, evaluate.
+"""Runs all stages: ingest, train, generate, evaluate, segment; of one configuration, or of each setting of a sweep.
 
     python jobs/experiment.py                               the demo on phantoms
     python jobs/experiment.py --data.source MYFOLDER        images/ and masks/ of one's own
+    python jobs/experiment.py --config EXPERIMENT.yaml --experiment.sweep table5     the paper's ablation
 
 Finished stages are skipped.
 """

@@ -66,7 +66,7 @@ presets, for --preset NAME: above what the file says, below what else the comman
     try:
         config = Config(**merge(expand(_read_yaml(file)), expand(given)))
     except ValidationError as error:
-        raise UserError(_explain(error)) from None
+        raise UserError(explain(error)) from None
     return config.resolve(), parsed.config is None
 
 
@@ -98,7 +98,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     return content
 
 
-def _explain(error: ValidationError) -> str:
+def explain(error: ValidationError) -> str:
     """One line for the first faults of a configuration."""
     parts = []
     for fault in error.errors()[:3]:

@@ -25,6 +25,7 @@ from siamdiff.sections import (
     Cluster,
     Data,
     Evaluate,
+    Experiment,
     Generate,
     Model,
     Segment,
@@ -36,7 +37,7 @@ _LATER = {"schedule", "warmup_steps", "clip_norm", "ema_decay"}
 
 
 class Config(BaseSettings):
-    """One experiment: real data, training, bulk generation, evaluation, segmentation."""
+    """One experiment: real data, training, bulk generation, evaluation, segmentation; what is compared."""
 
     model_config = SettingsConfigDict(extra="forbid", frozen=True, env_prefix="SIAMDIFF_UNUSED_")
 
@@ -53,6 +54,7 @@ class Config(BaseSettings):
     generate: Generate = Generate()
     evaluate: Evaluate = Evaluate()
     segment: Segment = Segment()
+    experiment: Experiment = Experiment()
     cluster: Cluster = Cluster()
 
     @classmethod

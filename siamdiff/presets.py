@@ -63,11 +63,16 @@ def expand(fields: dict[str, Any]) -> dict[str, Any]:
         raise UserError(
             f"unknown preset {str(name)!r}{nearest(str(name), list(PRESETS))} (there are {', '.join(PRESETS)})"
         )
-    sections: dict[str, Any] = {}
-    for field, value in PRESETS[name][1].items():
+    return merge(sections_of(PRESETS[name][1]), fields)
+
+
+def sections_of(fields: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """{section: {field: value}} of {"section.field": value}."""
+    sections: dict[str, dict[str, Any]] = {}
+    for field, value in fields.items():
         section, _, key = field.partition(".")
         sections.setdefault(section, {})[key] = value
-    return merge(sections, fields)
+    return sections
 
 
 def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import webdataset as wds
 
 from siamdiff import storage
 from siamdiff.data.shardset import ShardSet
+from siamdiff.report.record import read_experiment
 from tests import jobs
 from tests.sets import small_config
 
@@ -28,6 +29,7 @@ def experiment(
         train={"engine": "deepspeed", "workers": 2, "run": "demo"},
         generate={"folds": 2, "fold_masks": ["real", "random"], "limit": 6, "shard_size": 4, "batch_size": 2},
         evaluate={"agreement_steps": 2},
+        segment={"arms": ["real", "real+1"], "steps": 2, "seeds": [0], "validations": 0},
     )
     file = jobs.config_file(config, folder)
     return root, file, jobs.run("experiment", "--config", file)
@@ -42,8 +44,12 @@ def test_all_stages_end_well_and_leave_their_outputs(experiment):
     assert "runs/demo/model/siamdiff.json" in names
     assert any(name.startswith("evaluation/") and name.endswith("metrics.json") for name in names)
     assert any(name.startswith("evaluation/") and name.endswith(".png") for name in names)
-    for stage in ("ingest", "train", "generate", "evaluate"):
+    for stage in ("ingest", "train", "generate", "evaluate", "segment"):
         assert f"  {stage}" in result.stderr
+    (record,) = (name for name in names if name.endswith("/experiment.json"))
+    (setting,) = read_experiment(f"{root}/{record.removesuffix('/experiment.json')}").settings
+    assert set(setting.outputs) == {"ingest", "train", "generate", "evaluate", "segment"}
+    assert all(storage.list_files(uri) for uri in setting.outputs.values())
     latest = storage.read_json(f"{root}/synthetic/latest.json")["uri"]
     assert len(ShardSet.open(latest)) == 12
 
@@ -91,7 +97,8 @@ def test_running_it_again_does_nothing(experiment):
     result = jobs.run("experiment", "--config", file)
     assert result.returncode == 0, result.stderr[-4000:]
     after = storage.list_files(root)
-    assert {name for name in after if name.endswith((".tar", ".safetensors"))} == {
-        name for name in before if name.endswith((".tar", ".safetensors"))
+    kinds = (".tar", ".safetensors", "experiment.json", "inputs.json", "metrics.json")
+    assert {name for name in after if name.endswith(kinds)} == {
+        name for name in before if name.endswith(kinds)
     }
     assert json.loads(storage.read_bytes(f"{root}/runs/demo/status.json"))["phase"] == "finished"

@@ -1,10 +1,71 @@
-"""Which stages an experiment has."""
+"""Which stages an experiment has, and a sweep that was ended and went on."""
 
-from infra.experiment import stages
+from pathlib import Path
+
+import pytest
+
+from infra.experiment import experiment, stages
+from siamdiff import storage
 from siamdiff.config import Config
+from siamdiff.errors import UserError
+from siamdiff.report.record import read_experiment
+from tests import jobs
+from tests.sets import small_config
 
 
 def test_copies_of_the_real_pairs_are_made_without_training() -> None:
-    assert list(stages(Config())) == ["ingest", "train", "generate", "evaluate"]
+    assert list(stages(Config())) == ["ingest", "train", "generate", "evaluate", "segment"]
     copies = Config.model_validate({"generate": {"method": "copy-paste", "fold_masks": ["real"]}})
-    assert list(stages(copies)) == ["ingest", "generate", "evaluate"]
+    assert list(stages(copies)) == ["ingest", "generate", "evaluate", "segment"]
+
+
+def test_sets_that_segmentation_will_need_are_looked_for_before_anything_is_begun(tmp_path: Path) -> None:
+    config = small_config(str(tmp_path), segment={"tests": {"ETIS": str(tmp_path / "nothing")}})
+    with pytest.raises(UserError, match=r"nothing is not a complete set"):
+        experiment(config, demo=False)
+    assert not list(tmp_path.iterdir())
+
+
+def found(root: str, name: str) -> dict[str, int]:
+    """Files of a name under the root -> when they were written."""
+    return {str(path): path.stat().st_mtime_ns for path in Path(root).rglob(name)}
+
+
+@pytest.mark.soak
+@pytest.mark.cluster
+def test_a_sweep_that_is_killed_goes_on_and_compares_its_settings(tmp_path: Path):
+    root = str(tmp_path / "root")
+    config = small_config(
+        root,
+        data={"count": 30},
+        train={"engine": "torch", "run": None},
+        generate={"folds": 2, "limit": 6, "batch_size": 2},
+        evaluate={"agreement_steps": 2},
+        segment={"steps": 2, "seeds": [0, 1], "validations": 0},
+        experiment={"sweep": ["table5-1", "folds"]},
+    )
+    arguments = ["--config", jobs.config_file(config, tmp_path)]
+    process = jobs.start("experiment", *arguments, log=tmp_path / "log")
+    jobs.wait_for(lambda: len(found(root, "siamdiff.json")) == 2, process)  # in the second of three settings
+    jobs.kill_tree(process)
+    assert not found(root, "experiment.json")
+    before = found(root, "siamdiff.json") | found(root, "*.tar")
+    result = jobs.run("experiment", *arguments)
+    assert result.returncode == 0, result.stderr[-4000:]
+    after = found(root, "siamdiff.json") | found(root, "*.tar")
+    assert before.items() <= after.items(), "nothing is made twice"
+
+    (place,) = found(root, "experiment.json")
+    record = read_experiment(str(Path(place).parent))
+    outputs = {one.name: one.outputs for one in record.settings}
+    assert list(outputs) == ["table5-1", "real masks", "transformed masks"]
+    assert len({of["train"] for of in outputs.values()}) == 2, "both kinds of masks have one model"
+    assert len({of["generate"] for of in outputs.values()}) == 3
+    for of in outputs.values():
+        evaluated = storage.read_json(f"{of['evaluate']}/metrics.json")["sets"]["synthetic"]
+        segmented = storage.read_json(f"{of['segment']}/metrics.json")["sets"]["synthetic"]
+        assert evaluated["synthetic"]["uri"] == segmented["synthetic"]["uri"] == of["generate"]
+    table = Path(place).with_name("table.csv").read_text().splitlines()
+    assert table[0].startswith("setting,images,") and "Dice, real+2" in table[0]
+    assert [line.split(",")[0] for line in table[1:]] == list(outputs)
+    assert "comparison:" in result.stderr
