@@ -21,6 +21,7 @@ def main(argv: list[str] | None = None) -> int:
     _add_doctor(commands)
     _add_export(commands)
     _add_masks(commands)
+    _add_report(commands)
     arguments, others = parser.parse_known_args(argv)
     if arguments.command in ("doctor", "masks"):
         arguments.configuration = others
@@ -189,6 +190,28 @@ def _masks(arguments: argparse.Namespace) -> int:
     png, told = preview(config.generate, arguments.rows)
     storage.write_bytes(sheet, png)
     print(f"{told}: {sheet}")
+    return 0
+
+
+def _add_report(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    text = (
+        "Writes the page of a finished experiment: pairs, figures, segmentation, copies, masks, training, provenance. "
+        "One file that needs no network. With --share a page without a real image, a real annotation, a real sample's "
+        "key or a place in the store."
+    )
+    parser = commands.add_parser("report", help="the page of an experiment", description=text)
+    parser.add_argument("uri", metavar="URI", help="ROOT/experiments/DIGEST, with experiment.json")
+    parser.add_argument("--share", action="store_true", help="without anything real")
+    parser.add_argument(
+        "--output", metavar="FILE_OR_URI", help="[report.html in that folder, report-share.html with --share]"
+    )
+    parser.set_defaults(run=_report)
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from siamdiff.report.page import write_report
+
+    print(f"report: {write_report(arguments.uri, arguments.share, arguments.output)}")
     return 0
 
 

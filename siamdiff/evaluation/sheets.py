@@ -59,7 +59,7 @@ def contact_sheet(pairs: Sequence[Pair], title: str, notes: Sequence[str], real:
         raise ValueError("a contact sheet needs at least one pair")
     kinds = _kinds(pairs)
     columns = min(TILES_PER_ROW // len(kinds), len(pairs))
-    tile = _tile_size(pairs[0].image.shape[0])
+    tile = tile_size(pairs[0].image.shape[0])
     group = len(kinds) * tile + (len(kinds) - 1) * GAP
     rows = -(-len(pairs) // columns)
     width = 2 * MARGIN + columns * group + (columns - 1) * GROUP_GAP
@@ -121,7 +121,7 @@ def outlined(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return picture
 
 
-def _tile_size(side: int) -> int:
+def tile_size(side: int) -> int:
     """A whole multiple of small sides, at most MAX_TILE for large ones."""
     return min(side * max(1, -(-TILE // side)), max(MAX_TILE, TILE))
 

@@ -11,7 +11,7 @@ from siamdiff.tables import Row, tabular
 NETWORK, TEST, ARM, IMAGES, SEEDS, PAIRS = "network", "test", "arm", "images", "seeds", "training_pairs"
 DEVIATION, DIFFERENCE, P = "_sd", "_difference", "_p"  # endings of the columns beside a score's
 SHOWN_P = "dice_at_0.5"  # the score whose p the short tables show
-_TITLES = {
+TITLES = {
     "dice_at_0.5": "Dice (0.5)",
     "iou_at_0.5": "IoU (0.5)",
     "dice_256_thresholds": "Dice (256)",
@@ -49,12 +49,12 @@ def as_text(rows: Sequence[Row], baseline: str | None) -> str:
         if block != (row[NETWORK], row[TEST]):
             block = (row[NETWORK], row[TEST])
             lines.append(f"  {row[NETWORK]}, {row[TEST]}: {row[IMAGES]} images, {row[SEEDS]} seeds")
-            heads = "".join(f"  {title:<15}" for title in _TITLES.values())
+            heads = "".join(f"  {title:<15}" for title in TITLES.values())
             lines.append(
                 f"    {'training on':<{width}}   pairs{heads}"
-                + (f"  p of {_TITLES[SHOWN_P]}" * bool(baseline))
+                + (f"  p of {TITLES[SHOWN_P]}" * bool(baseline))
             )
-        cells = "".join(f"  {_cell(row, name):<15}" for name in _TITLES)
+        cells = "".join(f"  {_cell(row, name):<15}" for name in TITLES)
         p = _p(row[SHOWN_P + P])
         lines.append(f"    {row[ARM]:<{width}}  {row[PAIRS]:>6}{cells}  {p}".rstrip())
     if baseline:
@@ -64,13 +64,13 @@ def as_text(rows: Sequence[Row], baseline: str | None) -> str:
 
 def as_latex(rows: Sequence[Row], notes: Sequence[str]) -> str:
     """A plain tabular that needs no package; `notes` go above it as comments."""
-    titles = ["network", "test", "training on", *_TITLES.values(), f"$p$ of {_TITLES[SHOWN_P]}"]
+    titles = ["network", "test", "training on", *TITLES.values(), f"$p$ of {TITLES[SHOWN_P]}"]
     lines = [
         [
             row[NETWORK],
             row[TEST],
             row[ARM],
-            *(_cell(row, name) for name in _TITLES),
+            *(_cell(row, name) for name in TITLES),
             _p(row[SHOWN_P + P]) or "-",
         ]
         for row in rows

@@ -1,0 +1,124 @@
+"""report.html: one page for people, made of what an experiment left, that needs nothing but itself.
+
+A page depends on the experiment's files and this code alone: the same inputs give the same bytes.
+"""
+
+import base64
+import hashlib
+import re
+from collections.abc import Callable, Collection
+from importlib import resources
+from importlib.metadata import version
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from siamdiff import storage
+from siamdiff.report import helps, looks, making, nearness, words
+from siamdiff.report.blocks import Page, Section
+from siamdiff.report.record import read_experiment
+from siamdiff.report.scope import Scope
+
+PAGE, SHARED = "report.html", "report-share.html"
+TEMPLATE, STYLES = "page.html.jinja", "page.css"
+HIDDEN = "[left out]"
+# URIs of stores, absolute paths and those below a home folder; never a lone slash, as in "better / worse"
+_PLACES = re.compile(r"(?:(?:s3|file)://|(?<![\w.<])~?/(?=[\w.+-]+/))[^\s,;()'\"]+")
+_WORDS = re.compile(r"[\w.+-]+")
+_PRIVATE = (
+    "real images, the masks drawn on them, and outlines of these",
+    "keys of real samples, and the places where anything lies",
+)
+
+
+def write_report(uri: str, share: bool = False, output: str | None = None) -> str:
+    """Writes the page of the experiment in the folder `uri`; returns where it lies.
+
+    Args:
+        uri: ROOT/experiments/DIGEST, with experiment.json.
+        share: a page without a real pixel, a real annotation, a real sample's key or a place in the store.
+        output: file or URI that is written [report.html in the folder, report-share.html with `share`].
+
+    Raises:
+        UserError: there is no finished experiment.
+        SiamdiffError: something of it is damaged.
+    """
+    uri = storage.normalize(uri)
+    target = storage.normalize(output) if output else storage.join(uri, SHARED if share else PAGE)
+    scope = Scope.of(read_experiment(uri), share)
+    storage.write_bytes(target, render(page_of(scope), _redacted(scope) if share else None).encode())
+    return target
+
+
+def page_of(scope: Scope) -> Page:
+    """Everything that the page of an experiment shows."""
+    sections = [section for make in _SECTIONS if (section := make(scope)) is not None]
+    return Page(
+        title=words.title(scope),
+        subtitle=words.subtitle(scope),
+        demo=scope.demo,
+        share=scope.share,
+        summary=words.summary(scope),
+        cards=words.cards(scope),
+        warnings=words.warnings(scope),
+        sections=sections,
+        footer=f"Siamdiff {version('siamdiff')}; experiment {scope.record.inputs_digest}",
+        left_out=[*_PRIVATE, *scope.left_out] if scope.share else [],
+    )
+
+
+_SECTIONS: tuple[Callable[[Scope], Section | None], ...] = (
+    helps.segmentation_section,
+    helps.folds_section,
+    helps.settings_section,
+    looks.pairs_section,
+    nearness.figures_section,
+    nearness.agreement_section,
+    looks.copies_section,
+    looks.masks_section,
+    making.training_section,
+    making.provenance_section,
+)
+
+
+def render(page: Page, redact: Callable[[str], str] | None = None) -> str:
+    """The page as HTML.
+
+    Args:
+        page: what is shown.
+        redact: what every text passes before it is written; images and plots do not.
+    """
+
+    def finalize(value: Any) -> Any:
+        return redact(value) if redact and isinstance(value, str) and not isinstance(value, Markup) else value
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("siamdiff.report", ""),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=finalize,
+    )
+    styles = resources.files("siamdiff.report").joinpath(STYLES).read_text(encoding="utf-8")
+    style_hash = base64.b64encode(hashlib.sha256(styles.encode()).digest()).decode()
+    return environment.get_template(TEMPLATE).render(
+        page=page, styles=Markup(styles), style_hash=Markup(style_hash)
+    )
+
+
+def _redacted(scope: Scope) -> Callable[[str], str]:
+    """Hides the keys of real samples and places in the store; a place of a set becomes the set's name."""
+    keys: Collection[str] = frozenset().union(*(shards.keys() for shards in scope.real_sets.values()))
+    names = {view.info.uri: view.label for view in scope.views} | {
+        of.uri: "the real set" for of in scope.real_sets.values()
+    }
+
+    def redact(text: str) -> str:
+        for place in sorted(names, key=len, reverse=True):
+            text = text.replace(place, names[place])
+        text = _PLACES.sub(HIDDEN, text)
+        return _WORDS.sub(lambda word: HIDDEN if word[0] in keys else word[0], text)
+
+    return redact

@@ -1,0 +1,277 @@
+"""The plots of a page as SVG text that stands alone: plain data in, the same bytes for the same data.
+
+Every series has its own colour and its own marker or dash, so that colour alone tells nothing apart.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import PercentFormatter
+
+# Colours that siamdiff.report.svg replaces by the page's own; alone they are those of a light page.
+INK, GRID, PAPER = "#1b1f27", "#d4d8df", "#fefefe"
+SERIES = ("#1f66b0", "#c2540a", "#0b7a66", "#8a3f9c", "#7a6400", "#b3264a", "#4d5560")
+MARKERS = ("o", "^", "s", "D", "v", "P", "X")
+DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (1, 1)))
+WIDE, HIGH = 4.9, 3.2  # inches of 72 units: at 390 pixels the text is still of 10
+MAX_POINTS = 400  # of a set in a scatter; more hide each other
+BINS = 16
+CELLS = 8  # a side, of the map of centres
+_SETTINGS: dict[str, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "siamdiff",
+    "font.family": "sans-serif",
+    "font.size": 11,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.linewidth": 0.8,
+    "legend.frameon": False,
+    "legend.fontsize": 10,
+}
+_NOTHING = "a plot needs at least one series"
+
+
+def loss_curves(series: Mapping[str, Sequence[tuple[float, float]]]) -> str:
+    """Losses by training step, on a logarithmic scale.
+
+    Args:
+        series: name of the loss -> (step, value); values that are not above 0 are left out.
+
+    Raises:
+        ValueError: no series, as of every plot.
+    """
+    with _style():
+        figure, axes = _canvas(series)
+        for i, (name, points) in enumerate(series.items()):
+            shown = [(step, value) for step, value in points if value > 0]
+            steps, values = zip(*shown, strict=True) if shown else ((), ())
+            few = len(shown) < 12
+            axes.plot(steps, values, label=name, marker=_of(MARKERS, i) if few else None, ms=4, **_line(i))
+        axes.set_yscale("log")
+        axes.set(xlabel="training step", ylabel="loss")
+        _legend(axes, len(series))
+        return _svg(figure)
+
+
+def fold_sweep(lines: Mapping[str, Sequence[tuple[int, float, float | None]]], score: str) -> str:
+    """A score against the number of synthetic folds beside the real pairs, 0 being real pairs alone (Fig. 7).
+
+    Args:
+        lines: setting -> (folds, mean, standard deviation over seeds or None).
+        score: its name, for the axis.
+    """
+    with _style():
+        figure, axes = _canvas(lines)
+        width = 0.05 * (len(lines) - 1)
+        for i, (name, points) in enumerate(lines.items()):
+            folds, means, deviations = zip(*sorted(points, key=lambda point: point[0]), strict=True)
+            # beside each other, or their bars would be one
+            x = np.array(folds) + (np.linspace(-width, width, len(lines))[i] if len(lines) > 1 else 0)
+            axes.errorbar(
+                x,
+                means,
+                yerr=[deviation or 0 for deviation in deviations],
+                label=name,
+                capsize=4,
+                fmt=_of(MARKERS, i),
+                ms=6,
+                **_line(i),
+            )
+        ticks = sorted({point[0] for points in lines.values() for point in points})
+        axes.set_xticks(ticks, ["real alone" if tick == 0 else f"+{tick}" for tick in ticks])
+        axes.set(xlabel="synthetic folds added to the real pairs", ylabel=score)
+        if len(lines) > 1:
+            _legend(axes, len(lines))
+        return _svg(figure)
+
+
+def arm_scores(
+    arms: Mapping[str, tuple[float, float | None, Sequence[float]]], baseline: float | None, score: str
+) -> str:
+    """A row per arm: mean and standard deviation, and every seed as a small mark; the baseline as a dashed line.
+
+    Args:
+        arms: arm -> (mean, standard deviation over seeds or None, the seeds' means).
+        baseline: mean of the baseline; None: there is none.
+        score: its name, for the axis.
+    """
+    with _style():
+        figure, axes = _canvas(arms, high=0.9 + 0.42 * len(arms))
+        if baseline is not None:
+            axes.axvline(baseline, color=INK, linestyle="--", linewidth=1)
+        for y, (mean, deviation, seeds) in enumerate(arms.values()):
+            axes.errorbar(mean, y, xerr=deviation or 0, fmt="o", ms=7, capsize=4, color=SERIES[0])
+            axes.plot(seeds, [y + 0.24] * len(seeds), "|", ms=7, color=INK)
+        _rows(axes, list(arms))
+        axes.set_xlabel(score)
+        return _svg(figure)
+
+
+def settings_plot(
+    rows: Mapping[str, tuple[float, tuple[float, float] | None]], figure_name: str, floor: float | None = None
+) -> str:
+    """A row per setting: a figure and its interval; its floor as a dashed line.
+
+    Args:
+        rows: setting -> (value, its interval; None: it has none).
+        figure_name: for the axis.
+        floor: the same figure of real images; None: there is none.
+    """
+    with _style():
+        figure, axes = _canvas(rows, high=0.9 + 0.38 * len(rows))
+        if floor is not None:
+            axes.axvline(floor, color=INK, linestyle="--", linewidth=1)
+        for y, (value, interval) in enumerate(rows.values()):
+            if interval is not None:
+                axes.plot(interval, [y, y], color=SERIES[0], linewidth=2)
+            axes.plot(value, y, "o", ms=7, color=SERIES[0])
+        _rows(axes, list(rows))
+        axes.set_xlabel(figure_name)
+        return _svg(figure)
+
+
+def shares(sets: Mapping[str, np.ndarray], label: str, limit: float | None = None) -> str:
+    """Histograms of numbers of several sets over each other, each as shares of its own set.
+
+    Args:
+        sets: name -> numbers, 0 or more.
+        label: of the axis.
+        limit: end of the axis [the largest number].
+    """
+    with _style():
+        figure, axes = _canvas(sets)
+        top = limit or max(float(values.max(initial=0)) for values in sets.values()) or 1
+        edges = np.linspace(0, top, BINS + 1)
+        for i, (name, values) in enumerate(sets.items()):
+            counts, _ = np.histogram(values, edges)
+            axes.stairs(counts / max(len(values), 1), edges, label=name, fill=False, **_line(i))
+        axes.set(xlabel=label, ylabel="share of the masks")
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.set_ylim(bottom=0)
+        _legend(axes, len(sets))
+        return _svg(figure)
+
+
+def numbers(sets: Mapping[str, Mapping[str, float]], label: str) -> str:
+    """Bars side by side: shares by class of several sets; all have the same classes in order."""
+    with _style():
+        figure, axes = _canvas(sets)
+        classes = list(next(iter(sets.values())))
+        width = 0.8 / len(sets)
+        for i, (name, found) in enumerate(sets.items()):
+            x = np.arange(len(classes)) - 0.4 + width * (i + 0.5)
+            # outlined and more or less filled: they differ without colour too
+            axes.bar(x, list(found.values()), width * 0.9, label=name, color=_of(SERIES, i), alpha=1 - 0.4 * (i % 2),
+                     edgecolor=INK, linewidth=0.8, hatch=("", "///", "...")[i % 3])  # fmt: skip
+        axes.set_xticks(range(len(classes)), classes)
+        axes.set(xlabel=label, ylabel="share of the masks")
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        _legend(axes, len(sets))
+        return _svg(figure)
+
+
+def centres(name: str, points: np.ndarray, colour: int = 0) -> str:
+    """Where the masks of a set lie: the share of their centres in each cell of a grid over the image.
+
+    Args:
+        name: of the set.
+        points: float (N, 2), x and y in [0, 1] from the upper left corner.
+        colour: place in SERIES.
+    """
+    with _style():
+        figure, axes = _canvas([name], wide=3.2, high=2.8)
+        found, _, _ = np.histogram2d(points[:, 1], points[:, 0], CELLS, [(0, 1), (0, 1)])
+        top = found.max(initial=1)
+        for row, column in np.argwhere(found):
+            share = float(found[row, column] / top)
+            cell = Rectangle((column / CELLS, row / CELLS), 1 / CELLS, 1 / CELLS, alpha=share, linewidth=0)
+            cell.set_facecolor(_of(SERIES, colour))
+            axes.add_patch(cell)
+        axes.set(xlim=(0, 1), ylim=(1, 0), aspect="equal")
+        axes.set_xticks([0, 0.5, 1], ["left", "", "right"])
+        axes.set_yticks([0, 0.5, 1], ["top", "", "bottom"])
+        axes.spines[["top", "right"]].set_visible(True)
+        axes.grid(False)
+        return _svg(figure)
+
+
+def tsne(sets: Mapping[str, np.ndarray]) -> str:
+    """Points of several sets in the plane; a set has its colour and its marker (Fig. 4).
+
+    Args:
+        sets: name -> float (N, 2); of each at most MAX_POINTS, evenly spread over its rows, are drawn.
+    """
+    with _style():
+        figure, axes = _canvas(sets, high=4.2)
+        for i, (name, points) in enumerate(sets.items()):
+            chosen = np.unique(np.linspace(0, len(points) - 1, min(len(points), MAX_POINTS)).astype(int))
+            x, y = points[chosen].T
+            # the first, real one, is hollow, so that what lies on it does not hide it
+            face: dict[str, Any] = {"mfc": "none"} if i == 0 else {"mew": 0.0, "alpha": 0.75}
+            axes.plot(x, y, _of(MARKERS, i), ms=4.5, color=_of(SERIES, i), label=name, **face)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.spines[:].set_visible(False)
+        axes.grid(False)
+        _legend(axes, len(sets))
+        return _svg(figure)
+
+
+def _style() -> AbstractContextManager[None]:
+    """matplotlib's settings, whatever the user's own are."""
+    settings: Any = matplotlib.rcParamsDefault | _SETTINGS
+    return matplotlib.rc_context(settings)
+
+
+def _canvas(series: Any, wide: float = WIDE, high: float = HIGH) -> tuple[Figure, Axes]:
+    if not len(series):
+        raise ValueError(_NOTHING)
+    figure = Figure(figsize=(wide, high), layout="constrained")
+    figure.patch.set_visible(False)
+    FigureCanvasSVG(figure)
+    axes = figure.add_subplot()
+    axes.patch.set_visible(False)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(True, color=GRID, linewidth=0.7)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _rows(axes: Axes, names: list[str]) -> None:
+    """One row per name, the first on top."""
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.margins(x=0.08)
+
+
+def _legend(axes: Axes, count: int) -> None:
+    axes.legend(
+        loc="lower left", bbox_to_anchor=(0, 1.0), ncols=min(count, 3), borderaxespad=0.2, handlelength=2.4
+    )
+
+
+def _line(i: int) -> dict[str, Any]:
+    return {"color": _of(SERIES, i), "linestyle": _of(DASHES, i), "linewidth": 1.8}
+
+
+def _of(values: Sequence[Any], i: int) -> Any:
+    return values[i % len(values)]
+
+
+def _svg(figure: Figure) -> str:
+    text = io.StringIO()
+    canvas = figure.canvas
+    assert isinstance(canvas, FigureCanvasSVG)
+    canvas.print_svg(text, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    return text.getvalue()

@@ -1,0 +1,192 @@
+"""The tables of a page as plain data, and how numbers are written in them."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from siamdiff.report.stages import Figure, Result, Row
+from siamdiff.segmentation.table import TITLES
+
+_KINDS = {
+    "frechet": "Frechet distance",
+    "mmd_polynomial": "Kernel distance, cubic",
+    "mmd_linear": "Kernel distance, linear",
+    "precision": "Precision",
+    "recall": "Recall",
+    "density": "Density",
+    "coverage": "Coverage",
+    "lpips": "LPIPS",
+    "clip_i": "CLIP-I",
+    "cmmd": "CMMD",
+    "fid": "FID",
+    "kid": "KID",
+}
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+NONE = "\N{EN DASH}"
+PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell: its text, smaller lines below, and what is to be seen of it."""
+
+    text: str
+    below: tuple[str, ...] = ()
+    mark: str = (
+        ""  # "good", "bad": significantly better, worse; "head": what others are compared with; "code"
+    )
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row: its head, and one cell per further column."""
+
+    head: Cell
+    cells: Sequence[Cell]
+    arrow: str = ""  # "up" or "down": which direction is better
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with its caption; the first title is that of the rows' heads."""
+
+    caption: str
+    titles: Sequence[str]
+    lines: Sequence[Line]
+    notes: Sequence[str] = field(default_factory=tuple)
+    is_prose: bool = False  # its cells are words, not numbers
+
+
+def number(value: float | None) -> str:
+    """Three digits that count, at most three places."""
+    if value is None:
+        return NONE
+    if value == 0 or abs(value) >= 100:
+        return minus(f"{value:,.0f}")
+    return minus(
+        f"{value:.3g}" if abs(value) < 0.1 else f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
+    )
+
+
+def score(value: float | None, deviation: float | None = None) -> str:
+    """A Dice or an IoU, with its deviation over seeds."""
+    if value is None:
+        return NONE
+    return f"{value:.3f}" + ("" if deviation is None else f" {PLUS_MINUS} {deviation:.3f}")
+
+
+def difference(value: float | None) -> str:
+    """With its sign."""
+    return NONE if value is None else minus(f"{value:+.3f}")
+
+
+def p_value(p: float | None) -> str:
+    """As "0.012" or "< 0.001"."""
+    if p is None:
+        return NONE
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def minus(text: str) -> str:
+    """With a minus sign for a hyphen."""
+    return text.replace("-", "\N{MINUS SIGN}") if text.startswith("-") else text
+
+
+def figure_name(figure: Figure) -> str:
+    """A figure's name for people: "Frechet distance", without its network."""
+    kind = next((kind for kind in _KINDS if figure.name == kind or figure.name.startswith(f"{kind}_")), None)
+    return _KINDS[kind] if kind else figure.name
+
+
+def figures_table(results: Mapping[str, Result]) -> Table:
+    """Every figure with its interval and its floor; a column group per set."""
+    names = list(dict.fromkeys(figure.name for result in results.values() for figure in result.figures))
+    found = {name: {figure.name: figure for figure in result.figures} for name, result in results.items()}
+    alone = len(results) == 1
+    lines = []
+    for name in names:
+        first = next(of[name] for of in found.values() if name in of)
+        cells = [cell for of in found.values() for cell in _cells(of.get(name), alone)]
+        arrow = "up" if first.higher_is_better else "down"
+        lines.append(Line(Cell(figure_name(first), (name,)), cells, arrow))
+    titles = ["value", "95% interval", "real against real", "images"] if alone else list(results)
+    caption = "Distances between synthetic and real images"
+    said = "each with its 95% interval and, in brackets, the same figure of real against real: its floor"
+    return Table(
+        caption if alone else f"{caption}: {said}", ["figure", *titles], lines, _definitions(results)
+    )
+
+
+def _cells(figure: Figure | None, alone: bool) -> list[Cell]:
+    if figure is None:
+        return [Cell(NONE)] * (4 if alone else 1)
+    interval = (
+        NONE if not figure.interval else f"{number(figure.interval[0])} to {number(figure.interval[1])}"
+    )
+    if not alone:
+        return [Cell(number(figure.value), (interval, f"[{number(figure.floor)}]"))]
+    counts = f"{figure.n_synthetic:,} / {figure.n_reference:,}"
+    return [Cell(number(figure.value)), Cell(interval), Cell(number(figure.floor)), Cell(counts)]
+
+
+def _definitions(results: Mapping[str, Result]) -> list[str]:
+    figures = [figure for result in results.values() for figure in result.figures]
+    networks = dict.fromkeys(
+        f"{f.features.label}: {f.features.weights}; {f.features.layer}; {f.features.resize}" for f in figures
+    )
+    definitions = dict.fromkeys(f"{figure_name(f)}: {f.definition}" for f in figures)
+    return [*definitions, *networks]
+
+
+def scores_table(rows: Sequence[Row], baseline: str | None) -> Table:
+    """The arms of one network on one test set, with the comparison with the baseline."""
+    first = rows[0]
+    shown = [name for name in TITLES if name in first.scores]
+    main, others = shown[0], shown[1:]
+    titles = ["trained on", TITLES[main]]
+    titles += [f"against {baseline}", "p"] if baseline else []
+    lines = []
+    for row in rows:
+        of = row.scores[main]
+        cells = [Cell(score(of.mean, of.deviation))]
+        if baseline:
+            cells += _against(row, main)
+        cells += [Cell(score(row.scores[name].mean, row.scores[name].deviation)) for name in others]
+        head = Cell(row.arm, (f"{row.training_pairs:,} pairs",), "head" if row.arm == baseline else "")
+        lines.append(Line(head, cells))
+    of_test = f"{first.network}, {first.test}: {first.scores[main].images} images"
+    seeds = f"{first.seeds} seeds" if first.seeds > 1 else "1 seed"
+    caption = f"{of_test}; mean {PLUS_MINUS} standard deviation over {seeds}. Higher is better"
+    return Table(caption, [*titles, *(TITLES[name] for name in others)], lines)
+
+
+def _against(row: Row, name: str) -> list[Cell]:
+    against = row.scores[name].against_baseline
+    if against is None:
+        return [Cell(NONE)] * 2
+    images = (f"{against.better} better, {against.worse} worse",)
+    return [Cell(difference(against.difference), images, verdict(row, name)), Cell(p_value(against.p))]
+
+
+def verdict(row: Row, name: str) -> str:
+    """Whether an arm is significantly ("good") better, or ("bad") worse than the baseline; "" if neither."""
+    against = row.scores[name].against_baseline
+    if not against or against.p is None or against.difference is None or against.p >= 0.05:
+        return ""
+    return "good" if against.difference > 0 else "bad"
+
+
+def plain_table(caption: str, titles: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
+    """A table of numbers that are texts already."""
+    return Table(caption, titles, [_line(row) for row in rows])
+
+
+def words_table(caption: str, titles: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
+    """A table of words; digests are set as code."""
+    return Table(caption, titles, [_line(row) for row in rows], is_prose=True)
+
+
+def _line(row: Sequence[Any]) -> Line:
+    cells = [Cell(str(of), mark="code" if _DIGEST.fullmatch(str(of)) else "") for of in row[1:]]
+    return Line(Cell(str(row[0])), cells)
