@@ -193,11 +193,15 @@ def settings_section(scope: Scope) -> Section | None:
     for outcome in scope.outcomes:
         setting, of = outcome.setting, figures.get(outcome.setting.name, {})
         cells = [_figure_cell(of.get(name)) for name in names]
-        lines.append(Line(Cell(setting.name, (setting.meaning,)), [*cells, *_arm_cells(arms[setting.name])]))
+        lines.append(Line(Cell(setting.name, (setting.meaning,)), [*_arm_cells(arms[setting.name]), *cells]))
     firsts = [next(of[name] for of in figures.values() if name in of) for name in names]
     arrows = [f"{figure_name(f)} {_arrow(f.higher_is_better)}" for f in firsts]
-    titles = ["setting", *arrows, f"{TITLES[SHOWN_P]} {_arrow(True)}", "against real alone", "p"]
-    table = Table("What each setting changes, and what came of it; with 95% intervals", titles, lines)
+    titles = ["setting", f"{TITLES[SHOWN_P]} {_arrow(True)}", "against real alone", "p", *arrows]
+    table = Table(
+        "What each setting is and what came of it: the arm with most synthetic folds, and figures with 95% intervals",
+        titles,
+        lines,
+    )
     parts: list[Block] = [Tabular(table, "settingst")]
     drawn = [_settings_plot(f, figures) for f in firsts[:2]]
     return Section("settings", "Settings beside each other", [*parts, Plots(drawn)] if drawn else parts)

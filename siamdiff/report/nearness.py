@@ -28,7 +28,7 @@ def figures_section(scope: Scope) -> Section:
         table = figures_table(results)
         rows = [text.split(": ", 1) for text in table.notes]
         definitions = words_table("What the figures are", ["figure or network", "definition"], rows)
-        parts += [Text(_READING), Tabular(table, "figures")]
+        parts += [Text(_READING), Tabular(table, "figurest")]
         parts.append(Tabular(definitions, "figuresd", "What the figures are, and the networks"))
     if scope.views:
         parts.append(Heading("Map of real and synthetic images (t-SNE)"))
@@ -97,7 +97,7 @@ def agreement_section(scope: Scope) -> Section:
                 f"its Dice with the mask given is the agreement: {definition}. Held-out real pairs are its ceiling."
             )
         )
-        parts.append(Tabular(_agreement_table(measured), "agreement"))
+        parts.append(Tabular(_agreement_table(measured), "agreementt"))
         parts += [
             Tabular(_sizes_table(label, of), short_id("sizes", label)) for label, of in measured if of.by_size
         ]

@@ -23,8 +23,8 @@ from siamdiff.report.scope import Scope
 PAGE, SHARED = "report.html", "report-share.html"
 TEMPLATE, STYLES = "page.html.jinja", "page.css"
 HIDDEN = "[left out]"
-# URIs of stores, absolute paths and those below a home folder; never a lone slash, as in "better / worse"
-_PLACES = re.compile(r"(?:(?:s3|file)://|(?<![\w.<])~?/(?=[\w.+-]+/))[^\s,;()'\"]+")
+# URIs of stores, paths from a root, a home or a working folder; never a lone slash, as in "better / worse"
+_PLACES = re.compile(r"(?:(?:s3|file)://|(?<![\w.<:/])(?:~|\.{1,2})?/(?=[\w.+-]))[^\s,;()'\"]*[^\s,;()'\":.]")
 _WORDS = re.compile(r"[\w.+-]+")
 _PRIVATE = (
     "real images, the masks drawn on them, and outlines of these",

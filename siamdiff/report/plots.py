@@ -219,12 +219,12 @@ def tsne(sets: Mapping[str, np.ndarray]) -> str:
             x, y = points[chosen].T
             # the first, real one, is hollow, so that what lies on it does not hide it
             face: dict[str, Any] = {"mfc": "none"} if i == 0 else {"mew": 0.0, "alpha": 0.75}
-            axes.plot(x, y, _of(MARKERS, i), ms=4.5, color=_of(SERIES, i), label=name, **face)
+            axes.plot(x, y, _of(MARKERS, i), ms=5, color=_of(SERIES, i), label=name, **face)
         axes.set_xticks([])
         axes.set_yticks([])
         axes.spines[:].set_visible(False)
         axes.grid(False)
-        _legend(axes, len(sets))
+        _legend(axes, len(sets), scale=1.5)
         return _svg(figure)
 
 
@@ -255,9 +255,14 @@ def _rows(axes: Axes, names: list[str]) -> None:
     axes.margins(x=0.08)
 
 
-def _legend(axes: Axes, count: int) -> None:
+def _legend(axes: Axes, count: int, scale: float = 1.0) -> None:
     axes.legend(
-        loc="lower left", bbox_to_anchor=(0, 1.0), ncols=min(count, 3), borderaxespad=0.2, handlelength=2.4
+        loc="lower left",
+        bbox_to_anchor=(0, 1.0),
+        ncols=min(count, 3),
+        borderaxespad=0.2,
+        handlelength=2.4,
+        markerscale=scale,
     )
 
 

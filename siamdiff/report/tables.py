@@ -22,7 +22,7 @@ _KINDS = {
     "fid": "FID",
     "kid": "KID",
 }
-_DIGEST = re.compile(r"[0-9a-f]{64}")
+_CODE = re.compile(r"[0-9a-f]{64}|(?:\w+:/)?/\S+")  # digests and places
 NONE = "\N{EN DASH}"
 PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
 
@@ -183,10 +183,10 @@ def plain_table(caption: str, titles: Sequence[str], rows: Sequence[Sequence[Any
 
 
 def words_table(caption: str, titles: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
-    """A table of words; digests are set as code."""
+    """A table of words; digests and places are set as code."""
     return Table(caption, titles, [_line(row) for row in rows], is_prose=True)
 
 
 def _line(row: Sequence[Any]) -> Line:
-    cells = [Cell(str(of), mark="code" if _DIGEST.fullmatch(str(of)) else "") for of in row[1:]]
+    cells = [Cell(str(of), mark="code" if _CODE.fullmatch(str(of)) else "") for of in row[1:]]
     return Line(Cell(str(row[0])), cells)

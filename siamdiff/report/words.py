@@ -65,13 +65,15 @@ def cards(scope: Scope) -> list[Card]:
 
 def warnings(scope: Scope) -> list[tuple[str, str]]:
     """What the stages warned of, each once, with the stage and the settings that did."""
-    found: dict[str, list[str]] = {}
+    found: dict[tuple[str, str], list[str]] = {}
     for outcome in scope.outcomes:
-        label = scope.label(outcome)
         for name, of in (("evaluation", outcome.evaluation), ("segmentation", outcome.segmentation)):
-            for warning in of.warnings if of is not None else []:
-                found.setdefault(warning, []).append(f"{name} of {label}" if label else name)
-    return [(", ".join(dict.fromkeys(stages)), text) for text, stages in found.items()]
+            for warning in dict.fromkeys(of.warnings if of is not None else []):
+                found.setdefault((name, warning), []).append(scope.label(outcome))
+    return [
+        (f"{stage} ({', '.join(labels)})" if any(labels) else stage, text)
+        for (stage, text), labels in found.items()
+    ]
 
 
 def _main(scope: Scope) -> list[Arms]:
@@ -176,7 +178,7 @@ def _ranges(views: Sequence[View]) -> list[str]:
     same = {label: f.value for label, f in firsts.items() if f.name == next(iter(firsts.values())).name}
     rates = {view.label: view.result.copies.rate for view in views if view.result.copies is not None}
     told = [f"Of {len(views)} sets"]
-    told += [f"mask agreement (Dice) goes {_range(dice, '{:.2f}'.format)}"] if dice else []
+    told += [f"mask agreement (Dice) {_range(dice, '{:.2f}'.format)}"] if dice else []
     told += [f"the {figure_name(next(iter(firsts.values())))} {_range(same, number)}"] if same else []
     told += [f"the share of copies {_range(rates, '{:.1%}'.format)}"] if rates else []
     return [f"{told[0]}, {'; '.join(told[1:])}."] if told[1:] else []
@@ -184,7 +186,9 @@ def _ranges(views: Sequence[View]) -> list[str]:
 
 def _range(values: dict[str, float], written: Callable[[float], str]) -> str:
     least, most = min(values, key=lambda of: values[of]), max(values, key=lambda of: values[of])
-    return f"from {written(values[least])} ({least}) to {written(values[most])} ({most})"
+    if written(values[least]) == written(values[most]):
+        return f"is {written(values[least])}"
+    return f"goes from {written(values[least])} ({least}) to {written(values[most])} ({most})"
 
 
 def _set_cards(view: View, of: str) -> list[Card]:

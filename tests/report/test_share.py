@@ -1,0 +1,104 @@
+"""The shared page: nothing of a real sample is on it."""
+
+import base64
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from siamdiff.data.shardset import ShardSet
+from siamdiff.report.page import write_report
+from siamdiff.report.pictures import annotation
+from tests.report.experiments import key_of, write_experiment
+from tests.tiny_model import RESOLUTION
+
+FIGURE = re.compile(r'<img src="data:image/webp;base64,([^"]+)"[^>]*alt="([^"]*)"')
+SAME = 0.3  # share of equal pixels, which two images of different scenes do not have
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("share")
+    write_experiment(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(root: Path) -> str:
+    return Path(write_report(f"{root}/experiments/0", share=True)).read_text()
+
+
+def images(page: str) -> dict[str, np.ndarray]:
+    """Alternative text -> the image as it is shown, uint8 (H, W, 3)."""
+    found = {}
+    for data, alt in FIGURE.findall(page):
+        with Image.open(io.BytesIO(base64.b64decode(data))) as image:
+            found[alt] = np.asarray(image.convert("RGB"))
+    return found
+
+
+def likeness(image: np.ndarray, real: list[np.ndarray]) -> float:
+    """Largest share of pixels that it has in common with a real image, in any of the 8 positions."""
+    step = len(image) // RESOLUTION  # that it was enlarged by
+    image = image[step // 2 :: step, step // 2 :: step]
+    turned = [np.rot90(of, times) for of in (image, image[:, ::-1]) for times in range(4)]
+    return max(float((of == another).all(2).mean()) for another in real for of in turned)
+
+
+def test_no_image_is_a_real_one(root: Path, page: str):
+    shards = ShardSet.open(f"{root}/data")
+    real = [shards.read(key).image for key in shards.keys()]  # noqa: SIM118
+    shown = images(page)
+    assert len(shown) == 6  # of 8: one is a copy, one of copy-paste
+    assert {alt: likeness(image, real) for alt, image in shown.items() if likeness(image, real) > SAME} == {}
+    whole = images(Path(write_report(f"{root}/experiments/0")).read_text())
+    assert max(likeness(image, real) for image in whole.values()) > SAME  # so this can be seen
+    assert page.count("data:image") == len(FIGURE.findall(page))
+
+
+def test_no_key_and_no_place_is_told(root: Path, page: str):
+    texts = re.sub(r'"data:[^"]*"', "", page)
+    keys = ShardSet.open(f"{root}/data").keys()
+    assert [key for key in keys if key in texts] == []
+    assert str(root) not in texts and "/raw/" not in texts
+    assert "[left out] of the real set is odd; left out of [left out]: 1" in texts
+    assert key_of(0) not in texts and key_of(7) not in texts
+
+
+def test_what_was_left_out_is_said(page: str):
+    said = page[page.index('id="left-out"') :]
+    assert "it is a copy of a training image" in said
+    assert "made with real images (copy-paste, or guide mask+image)" in said
+    assert "masks drawn on them" in said
+    assert "nearest to each other" in said
+    assert "nearest real" not in page
+
+
+def test_outlines_are_of_moved_masks_alone(page: str):
+    """Not of the parent's own, one that is only mirrored, or one with lesions of another."""
+    outlined = {alt.split()[2].rstrip(",") for alt in images(page) if "outlined" in alt}
+    assert outlined == {key_of(4), key_of(5)}
+    cyan = {
+        alt.split()[2].rstrip(",")
+        for alt, image in images(page).items()
+        if (image == (0, 229, 255)).all(2).any()
+    }
+    assert cyan == outlined
+
+
+def test_without_a_measure_of_copies_no_image_is_shown(tmp_path: Path):
+    uri = write_experiment(tmp_path)
+    Path(f"{tmp_path}/evaluation/0/copies.jsonl").unlink()
+    page = Path(write_report(uri, share=True)).read_text()
+    assert "data:image" not in page
+    assert "whether it is a copy of a training image was not measured" in page
+
+
+def test_a_mask_is_known_in_all_its_positions():
+    mask = np.zeros((8, 8), np.uint8)
+    mask[1:3, 2:7] = 255
+    assert annotation(mask) == annotation(np.rot90(mask)) == annotation(mask[::-1]) == annotation(mask.T)
+    assert annotation(mask) != annotation(np.roll(mask, 1, 0))
