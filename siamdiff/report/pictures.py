@@ -18,7 +18,10 @@ from siamdiff.data.shardset import ShardSet
 from siamdiff.evaluation.sheets import TILE, describe, fit, outlined, tile_size
 from siamdiff.report.stages import Near
 
-QUALITY = 88  # of images that are not enlarged; enlarged ones are kept to the bit
+QUALITY, EFFORT = (
+    88,
+    30,
+)  # of images that are not enlarged; enlarged ones are kept to the bit, with some effort
 IMAGE_GUIDED = "mask+image"  # the guide that takes real images along
 
 
@@ -154,6 +157,7 @@ def _picture(image: np.ndarray, mask: np.ndarray | None, alt: str) -> Picture:
     if mask is not None:
         shown = outlined(shown, fit(mask, side))
     stream = io.BytesIO()
-    Image.fromarray(shown).save(stream, "WEBP", lossless=image.shape[0] < TILE, quality=QUALITY, method=4)
+    kept = image.shape[0] < TILE
+    Image.fromarray(shown).save(stream, "WEBP", lossless=kept, quality=EFFORT if kept else QUALITY, method=2)
     data = base64.b64encode(stream.getvalue()).decode()
     return Picture(Markup(f"data:image/webp;base64,{data}"), side, alt)

@@ -3,15 +3,17 @@
 import base64
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from siamdiff.data.sample import Foreign
 from siamdiff.data.shardset import ShardSet
 from siamdiff.report.page import write_report
-from siamdiff.report.pictures import annotation
+from siamdiff.report.pictures import annotation, may_show
 from tests.report.experiments import key_of, write_experiment
 from tests.tiny_model import RESOLUTION
 
@@ -95,6 +97,18 @@ def test_without_a_measure_of_copies_no_image_is_shown(tmp_path: Path):
     page = Path(write_report(uri, share=True)).read_text()
     assert "data:image" not in page
     assert "whether it is a copy of a training image was not measured" in page
+
+
+def test_images_of_another_method_are_not_shown(root: Path):
+    shards = ShardSet.open(f"{root}/synthetic/a")
+    sample = shards.read(key_of(1))
+    assert may_show(sample, set()) == ""
+    of_another = sample.meta.model_copy(update={"synthetic": Foreign(method="another", has_mask=True)})
+    assert "not known" in may_show(replace(sample, meta=of_another), set())
+    guided = sample.meta.synthetic.model_copy(update={"sampler": {"guide": "mask+image"}})
+    assert "with real images" in may_show(
+        replace(sample, meta=sample.meta.model_copy(update={"synthetic": guided})), set()
+    )
 
 
 def test_a_mask_is_known_in_all_its_positions():
