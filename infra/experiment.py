@@ -19,6 +19,8 @@ from infra.train import train
 from siamdiff import storage
 from siamdiff.config import Config, digest
 from siamdiff.report import comparison
+from siamdiff.report.figures import figures_of
+from siamdiff.report.page import write_report
 from siamdiff.report.record import EXPERIMENT, ExperimentRecord, Setting, Stage
 from siamdiff.run import readable_seconds
 from siamdiff.sections import NEWEST
@@ -121,7 +123,7 @@ def _spent(config: Config, output: str, seconds: float) -> float:
 
 
 def _write(config: Config, demo: bool, settings: list[Setting]) -> str:
-    """The record of an experiment that is whole, and its comparison; returns their folder."""
+    """The record of an experiment that is whole, its comparison and its page; returns their folder."""
     assert config.root, "resolve() comes first"
     inputs = digest({one.name: {"fields": one.fields, "outputs": one.outputs} for one in settings})
     uri = storage.join(config.root, EXPERIMENTS, inputs[:12])
@@ -135,7 +137,10 @@ def _write(config: Config, demo: bool, settings: list[Setting]) -> str:
     record = ExperimentRecord(
         inputs_digest=inputs, sweep=config.experiment.sweep, demo=demo, settings=settings
     )
+    for name, svg in figures_of(record).items():
+        storage.write_bytes(storage.join(uri, name), svg.encode())
     storage.write_json(storage.join(uri, EXPERIMENT), record.model_dump(mode="json"))
+    log.info("report: %s", write_report(uri))
     return uri
 
 

@@ -50,6 +50,8 @@ def test_all_stages_end_well_and_leave_their_outputs(experiment):
     (setting,) = read_experiment(f"{root}/{record.removesuffix('/experiment.json')}").settings
     assert set(setting.outputs) == {"ingest", "train", "generate", "evaluate", "segment"}
     assert all(storage.list_files(uri) for uri in setting.outputs.values())
+    page = storage.read_bytes(f"{root}/{record.removesuffix('experiment.json')}report.html").decode()
+    assert page.count("data:image/") > 10 and "t-SNE" in page
     latest = storage.read_json(f"{root}/synthetic/latest.json")["uri"]
     assert len(ShardSet.open(latest)) == 12
 

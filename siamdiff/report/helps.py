@@ -188,7 +188,7 @@ def settings_section(scope: Scope) -> Section | None:
         return None
     figures = _figures(scope)
     names = list(dict.fromkeys(name for of in figures.values() for name in of))
-    arms = {o.setting.name: _best_fed(o.segmentation) for o in scope.outcomes}
+    arms = {o.setting.name: best_fed(o.segmentation) for o in scope.outcomes}
     lines = []
     for outcome in scope.outcomes:
         setting, of = outcome.setting, figures.get(outcome.setting.name, {})
@@ -217,7 +217,7 @@ def _figures(scope: Scope) -> dict[str, dict[str, Figure]]:
     return found
 
 
-def _best_fed(segmentation: Segmentation | None) -> Row | None:
+def best_fed(segmentation: Segmentation | None) -> Row | None:
     """The arm with the most synthetic folds beside the real pairs, else that of synthetic pairs alone."""
     if segmentation is None:
         return None

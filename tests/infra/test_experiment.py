@@ -69,3 +69,5 @@ def test_a_sweep_that_is_killed_goes_on_and_compares_its_settings(tmp_path: Path
     assert table[0].startswith("setting,images,") and "Dice, real+2" in table[0]
     assert [line.split(",")[0] for line in table[1:]] == list(outputs)
     assert "comparison:" in result.stderr
+    for name in ("folds.svg", "settings.svg", "report.html"):
+        assert all(setting in Path(place).with_name(name).read_text() for setting in outputs), name
