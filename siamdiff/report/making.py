@@ -10,7 +10,7 @@ from siamdiff.report.record import Stage
 from siamdiff.report.scope import Scope
 from siamdiff.report.stages import Outcome, Run, SetInfo
 from siamdiff.report.svg import inline, short_id
-from siamdiff.report.tables import NONE, number, plain_table, words_table
+from siamdiff.report.tables import NONE, Cell, Line, Table, number, plain_table, words_table
 from siamdiff.run import readable_seconds
 
 LOSSES = {
@@ -66,7 +66,11 @@ def _loss_plot(run: Run, label: str) -> Plot:
     svg = inline(
         plots.loss_curves(series), f"{of}losses by training step; after {last} steps {said}", f"{name}p"
     )
-    return Plot(svg, f"{of}after {last:,} steps {said}.", Tabular(table, f"{name}n", "The numbers"))
+    return Plot(
+        svg,
+        f"{label + ': a' if label else 'A'}fter {last:,} steps {said}.",
+        Tabular(table, f"{name}n", "The numbers"),
+    )
 
 
 def provenance_section(scope: Scope) -> Section:
@@ -82,47 +86,23 @@ def provenance_section(scope: Scope) -> Section:
 
 
 def _sets_table(scope: Scope) -> Tabular:
-    rows = [
-        [
-            name,
-            of.kind,
-            f"{of.count:,}",
-            f"{of.side} x {of.side}",
-            of.splits,
-            of.digest,
-            of.license,
-            of.permitted_use,
-        ]
-        + ([] if scope.share else [of.uri])
-        for name, of in _sets(scope)
-    ]
-    titles = ["set", "kind", "samples", "pixels", "splits", "digest (SHA-256)", "licence", "permitted use"]
-    caption = "The sets, with licence and permitted use as their owners gave them"
-    return Tabular(words_table(caption, titles + ([] if scope.share else ["place"]), rows), "sets")
-
-
-class _Set:
-    """One set of the experiment in the words of a table."""
-
-    def __init__(self, kind: str, of: SetInfo) -> None:
-        self.kind, self.count, self.side, self.digest, self.uri = (
-            kind,
-            of.count,
-            of.resolution,
-            of.digest,
-            of.uri,
-        )
-        self.splits = ", ".join(f"{name} {count:,}" for name, count in of.splits.items())
-        self.license, self.permitted_use = of.license, of.permitted_use
-
-
-def _sets(scope: Scope) -> Iterator[tuple[str, _Set]]:
-    """Every set once, by content."""
+    lines = []
     seen = set()
     for name, kind, info in _all_sets(scope):
-        if info.digest not in seen:
-            seen.add(info.digest)
-            yield name, _Set(kind, info)
+        if info.digest in seen:
+            continue
+        seen.add(info.digest)
+        splits = ", ".join(f"{split} {count:,}" for split, count in info.splits.items())
+        cells = [
+            Cell(f"{info.count:,}", (splits,)),
+            Cell(info.license, (f"permitted: {info.permitted_use}",)),
+            Cell(info.digest, mark="code"),
+        ]
+        cells += [] if scope.share else [Cell(info.uri, mark="code")]
+        lines.append(Line(Cell(name, (kind, f"{info.resolution} x {info.resolution} pixels")), cells))
+    titles = ["set", "samples", "licence", "digest (SHA-256)"] + ([] if scope.share else ["place"])
+    caption = "The sets, with licence and permitted use as their owners gave them"
+    return Tabular(Table(caption, titles, lines, is_prose=True), "sets")
 
 
 def _all_sets(scope: Scope) -> Iterator[tuple[str, str, SetInfo]]:

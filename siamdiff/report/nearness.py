@@ -77,10 +77,8 @@ def _tsne_plot(scope: Scope, view: View) -> tuple[Plot, str] | None:
         else ""
     )
     caption = f"{of + ': ' if of else ''}{said}{drawn}."
-    told = (
-        f"Features of {about.extractor}, perplexity {about.perplexity:g}, seed {about.seed}. {about.definition} "
-        "Points that lie together are alike; distances between clusters and their sizes mean nothing."
-    )
+    definition = about.definition.rstrip(".")
+    told = f"Features of {about.extractor}, perplexity {about.perplexity:g}, seed {about.seed}. {definition}."
     return Plot(svg, caption, Tabular(table, f"{name}n", "The numbers")), told
 
 

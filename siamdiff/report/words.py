@@ -5,13 +5,14 @@ from collections.abc import Callable, Sequence
 from siamdiff.report.blocks import Card
 from siamdiff.report.helps import Arms, blocks_of, main_test
 from siamdiff.report.scope import TRAIN, Scope, View
-from siamdiff.report.stages import Figure, Row
+from siamdiff.report.stages import Agreement, Figure, Row
 from siamdiff.report.tables import difference, figure_name, number, p_value, score, verdict
 from siamdiff.sections.segment import COPY_PASTE
 from siamdiff.segmentation.table import SHOWN_P, TITLES
 
 DICE = TITLES[SHOWN_P]
 ALPHA = 0.05
+_LOW = 0.5  # of its ceiling, at which an agreement is called low
 _EACH = 2  # sets that are told of one by one; more in ranges
 
 
@@ -158,15 +159,22 @@ def _look(view: View, of: str) -> str:
     agreement = result.mask_agreement
     if agreement is not None and agreement.synthetic is not None:
         ceiling = "" if agreement.real is None else f", on held-out real pairs {agreement.real:.2f}"
-        told.append(f"mask agreement (Dice) is {agreement.synthetic:.2f}{ceiling}")
+        told.append(f"mask agreement (Dice) is {agreement.synthetic:.2f}{ceiling}{_reading(agreement)}")
     if first := _first(result.figures):
-        floor = "" if first.floor is None else f", of real images among themselves {number(first.floor)}"
+        floor = "" if first.floor is None else f", that of real images among themselves {number(first.floor)}"
         told.append(f"the {figure_name(first)} is {number(first.value)}{floor}")
     if result.copies is not None:
         images = f"{result.copies.count:,} of {result.count:,} images ({result.copies.rate:.1%})"
         told.append(f"{images} are copies of training images by the evaluation's limits")
     text = "; ".join(told)
     return f"{of + ': ' if of else ''}{text if of else text[:1].upper() + text[1:]}." if told else ""
+
+
+def _reading(agreement: Agreement) -> str:
+    """What a low agreement means."""
+    if not agreement.real or (agreement.synthetic or 0.0) > _LOW * agreement.real:
+        return ""
+    return ": the lesion often is not found where the mask says"
 
 
 def _ranges(views: Sequence[View]) -> list[str]:
