@@ -79,15 +79,21 @@ def _pair(view: View, sample: Sample) -> list[Tile]:
 
 
 def _shared(scope: Scope, view: View, samples: Sequence[Sample]) -> Iterator[Tile]:
+    made_from = view.info.made_from
+    # copies were looked for among the reference's images, which another model may never have seen
+    trained_on = (made_from.get("model") or {}).get("data_digest")
+    copies = view.copies if trained_on == view.evaluation.sets.real.digest else None
+    masks = (made_from.get("masks") or {}).get("digest")
     for sample in samples:
-        reason = may_show(sample, view.copies)
+        reason = may_show(sample, copies)
         if reason:
             scope.leave_out(f"synthetic images of {view.label}, where {reason}")
             continue
-        outline = may_outline(sample, scope.annotations)
+        outline = masks in scope.real_sets and may_outline(sample, scope.annotations)
         if not outline:
             scope.leave_out(
-                "outlines of masks that were drawn on real images, or hold lesions of two of them"
+                "outlines of masks that were drawn on real images, hold lesions of two of them, or cannot be compared "
+                "with them"
             )
         yield synthetic_tile(sample, outline=outline, named=False, dice=view.dice.get(sample.meta.key))
 

@@ -174,8 +174,8 @@ def _cost(outcome: Outcome) -> float | None:
         return None
     seconds = outcome.setting.seconds
     workers: dict[Stage, int] = {
-        "train": config["train"]["workers"],
-        "generate": config["generate"]["actors"],
+        "train": (config.get("train") or {}).get("workers", 1),
+        "generate": (config.get("generate") or {}).get("actors", 1),
     }
     gpu_seconds = sum(cluster["gpus"] * count * seconds.get(stage, 0.0) for stage, count in workers.items())
     return cluster["price"] * gpu_seconds / HOUR

@@ -6,7 +6,7 @@ A page depends on the experiment's files and this code alone: the same inputs gi
 import base64
 import hashlib
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from importlib import resources
 from importlib.metadata import version
 from typing import Any
@@ -15,6 +15,7 @@ import jinja2
 from markupsafe import Markup
 
 from siamdiff import storage
+from siamdiff.data.sample import KEY_DIGITS
 from siamdiff.report import helps, looks, making, nearness, words
 from siamdiff.report.blocks import Page, Section
 from siamdiff.report.record import read_experiment
@@ -25,6 +26,7 @@ TEMPLATE, STYLES = "page.html.jinja", "page.css"
 HIDDEN = "[left out]"
 # URIs of stores, paths from a root, a home or a working folder; never a lone slash, as in "better / worse"
 _PLACES = re.compile(r"(?:(?:s3|file)://|(?<![\w.<:/])(?:~|\.{1,2})?/(?=[\w.+-]))[^\s,;()'\"]*[^\s,;()'\":.]")
+_KEY = re.compile(rf"[0-9a-f]{{{KEY_DIGITS}}}")  # also of a sample whose set is gone
 _WORDS = re.compile(r"[\w.+-]+")
 _PRIVATE = (
     "real images, the masks drawn on them, and outlines of these",
@@ -109,16 +111,20 @@ def render(page: Page, redact: Callable[[str], str] | None = None) -> str:
 
 
 def _redacted(scope: Scope) -> Callable[[str], str]:
-    """Hides the keys of real samples and places in the store; a place of a set becomes the set's name."""
-    keys: Collection[str] = frozenset().union(*(shards.keys() for shards in scope.real_sets.values()))
-    names = {view.info.uri: view.label for view in scope.views} | {
-        of.uri: "the real set" for of in scope.real_sets.values()
-    }
+    """Hides whatever may be the key of a real sample, and places; that of a set becomes the set's name."""
+    made = frozenset().union(*(view.shards.keys() for view in scope.views if view.shards is not None))
+    real = frozenset().union(*(shards.keys() for shards in scope.real_sets.values()))
+    names = {view.info.uri: view.label for view in scope.views}
+    names |= {info.uri: "the real set" for view in scope.views for info in [view.evaluation.sets.real]}
+    names |= {shards.uri: "the real set" for shards in scope.real_sets.values()}
+
+    def hidden(word: re.Match[str]) -> str:
+        is_key = word[0] in real or (_KEY.fullmatch(word[0]) and word[0] not in made)
+        return HIDDEN if is_key else word[0]
 
     def redact(text: str) -> str:
         for place in sorted(names, key=len, reverse=True):
             text = text.replace(place, names[place])
-        text = _PLACES.sub(HIDDEN, text)
-        return _WORDS.sub(lambda word: HIDDEN if word[0] in keys else word[0], text)
+        return _WORDS.sub(hidden, _PLACES.sub(HIDDEN, text))
 
     return redact

@@ -3,19 +3,27 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from siamdiff import storage
 from siamdiff.data.manifest import MANIFEST
 from siamdiff.data.shardset import ShardSet
 from siamdiff.errors import SiamdiffError
 from siamdiff.report.record import ExperimentRecord, Setting, Stage
+from siamdiff.sections.segment import parse_arm
+from siamdiff.segmentation.table import SHOWN_P
 
 METRICS = "metrics.json"
 COPIES, AGREEMENT, TSNE, CURVES = "copies.jsonl", "agreement.jsonl", "tsne.jsonl", "metrics.jsonl"
+_FIELDS = {  # that a page needs of every line
+    COPIES: {"set", "key", "copy"},
+    AGREEMENT: {"set", "key", "dice"},
+    TSNE: {"set", "x", "y"},
+    CURVES: {"step"},
+}
 MODEL = "model/siamdiff.json"
 NOT_RUN, GONE = "was not run", "has left nothing where the experiment says it lies"
 
@@ -149,6 +157,12 @@ class Evaluation(_Read):
     versions: dict[str, str]
     tsne: Tsne | None = None
 
+    @model_validator(mode="after")
+    def _names_its_sets(self) -> Self:
+        if unknown := self.results.keys() - self.sets.synthetic.keys():
+            raise ValueError(f"{min(unknown)!r} is not among its sets")
+        return self
+
 
 class Comparison(_Read):
     """As siamdiff.segmentation.statistics.Comparison."""
@@ -179,6 +193,13 @@ class Row(_Read):
     training_pairs: int
     scores: dict[str, Score]
 
+    @model_validator(mode="after")
+    def _can_be_shown(self) -> Self:
+        parse_arm(self.arm.partition(" ")[0])
+        if SHOWN_P not in self.scores:
+            raise ValueError(f"{self.arm} has no {SHOWN_P}")
+        return self
+
 
 class Segmentation(_Read):
     """The metrics.json of a segmentation."""
@@ -189,7 +210,7 @@ class Segmentation(_Read):
     patient_separated: bool
     baseline: str | None
     definitions: dict[str, str]
-    results: list[Row]
+    results: list[Row] = Field(min_length=1)
     warnings: list[str]
     versions: dict[str, str]
 
@@ -319,8 +340,9 @@ def _lines(uri: str) -> list[dict[str, Any]] | None:
         rows: Sequence[Any] = [json.loads(line) for line in lines]
     except ValueError as error:
         raise _damaged(uri, str(error)) from error
-    if not all(isinstance(row, dict) for row in rows):
-        raise _damaged(uri, "a line is no object")
+    wanted = _FIELDS[storage.name_of(uri)]
+    if not all(isinstance(row, dict) and wanted <= row.keys() for row in rows):
+        raise _damaged(uri, f"a line is no object with {', '.join(sorted(wanted))}")
     return list(rows)
 
 

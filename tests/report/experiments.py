@@ -30,12 +30,18 @@ MODEL_SAMPLER = {"name": "ddim", "guide": "mask"}
 
 
 def write_experiment(
-    folder: Path, *, demo: bool = False, gains: dict[str, float] = ARMS, settings: int = 1, tsne: bool = True
+    folder: Path,
+    *,
+    demo: bool = False,
+    gains: dict[str, float] = ARMS,
+    settings: int = 1,
+    tsne: bool = True,
+    **origin: str,
 ) -> str:
     """The URI of an experiment whose stages are all there."""
     root = str(folder)
     real = write_masks(f"{root}/data", REAL, splits=("train", "val", "test"))
-    synthetic = write_synthetic(f"{root}/synthetic/a", real)
+    synthetic = write_synthetic(f"{root}/synthetic/a", real, **origin)
     write_run(f"{root}/runs/a", root)
     made = []
     for i in range(settings):
@@ -65,9 +71,11 @@ def write_record(uri: str, settings: list[Setting], demo: bool = False) -> str:
     return uri
 
 
-def write_synthetic(uri: str, real: ShardSet) -> ShardSet:
+def write_synthetic(uri: str, real: ShardSet, masks: str = "", trained_on: str = "") -> ShardSet:
     """Samples of a model, by number: 0 to 2 with the parent's own mask, 3 with one that is called moved and is only
-    mirrored, 4 and 5 moved, 6 combined; 7 is a real pair of copy-paste, and 0 a copy by the evaluation's limits."""
+    mirrored, 4 and 5 moved, 6 combined; 7 is a real pair of copy-paste, and 0 a copy by the evaluation's limits.
+
+    `masks` and `trained_on` are digests of other sets that its masks and its model come from."""
     samples = []
     keys = real.keys("train")
     for i, parent in enumerate(keys[:SYNTHETIC]):
@@ -97,8 +105,12 @@ def write_synthetic(uri: str, real: ShardSet) -> ShardSet:
         )
     write_shard(uri, shard_name("fold0", 0), samples)
     terms = {"license": "CC-BY-4.0", "permitted_use": "research"}
-    about = {"kind": "synthetic", "resolution": RESOLUTION, "demo": False, "made_from": {}} | terms
-    finish_set(uri, [shard_name("fold0", 0)], **about)
+    about = {"kind": "synthetic", "resolution": RESOLUTION, "demo": False} | terms
+    made_from = {
+        "masks": {"digest": masks or real.digest},
+        "model": {"data_digest": trained_on or real.digest},
+    }
+    finish_set(uri, [shard_name("fold0", 0)], made_from=made_from, **about)
     return ShardSet.open(uri)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from siamdiff import storage
 from siamdiff.data.sample import Foreign
 from siamdiff.data.shardset import ShardSet
 from siamdiff.report.page import write_report
@@ -109,6 +110,23 @@ def test_images_of_another_method_are_not_shown(root: Path):
     assert "with real images" in may_show(
         replace(sample, meta=sample.meta.model_copy(update={"synthetic": guided})), set()
     )
+
+
+def test_what_cannot_be_compared_is_not_shown(tmp_path: Path):
+    """Copies of another training set, and outlines of another mask set, are not known."""
+    page = Path(write_report(write_experiment(tmp_path / "a", trained_on="ef" * 32), share=True)).read_text()
+    assert "data:image" not in page
+    page = Path(write_report(write_experiment(tmp_path / "b", masks="ef" * 32), share=True)).read_text()
+    assert len(images(page)) == 6 and "outlined" not in "".join(images(page))
+
+
+def test_keys_are_hidden_when_their_set_is_gone(tmp_path: Path):
+    uri = write_experiment(tmp_path)
+    keys = ShardSet.open(f"{tmp_path}/data").keys()
+    storage.delete_folder(f"{tmp_path}/data")
+    page = re.sub(r'"data:[^"]*"', "", Path(write_report(uri, share=True)).read_text())
+    assert [key for key in keys if key in page] == []
+    assert "outlined" not in page and str(tmp_path) not in page
 
 
 def test_a_mask_is_known_in_all_its_positions():
