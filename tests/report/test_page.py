@@ -84,9 +84,7 @@ def test_settings_are_compared(tmp_path: Path):
     assert page.count("table5-2") > 5
 
 
-@pytest.mark.parametrize(
-    "left", [(), ("ingest", "train"), ("ingest", "generate"), ("segment",), ("evaluate",)]
-)
+@pytest.mark.parametrize("left", [(), ("ingest", "train", "generate"), ("segment",), ("evaluate",)])
 def test_what_was_not_run_is_said_in_its_section(uri: str, tmp_path: Path, left: tuple[str, ...]):
     root = uri.removesuffix("/experiments/0")
     places = {"ingest": "data", "train": "runs/a", "generate": "synthetic/a", "evaluate": "evaluation/0"}

@@ -92,18 +92,11 @@ def test_outlines_are_of_moved_masks_alone(page: str):
     assert cyan == outlined
 
 
-def test_without_a_measure_of_copies_no_image_is_shown(tmp_path: Path):
-    uri = write_experiment(tmp_path)
-    Path(f"{tmp_path}/evaluation/0/copies.jsonl").unlink()
-    page = Path(write_report(uri, share=True)).read_text()
-    assert "data:image" not in page
-    assert "whether it is a copy of a training image was not measured" in page
-
-
-def test_images_of_another_method_are_not_shown(root: Path):
+def test_images_of_unknown_nearness_are_not_shown(root: Path):
     shards = ShardSet.open(f"{root}/synthetic/a")
     sample = shards.read(key_of(1))
     assert may_show(sample, set()) == ""
+    assert "not measured" in may_show(sample, None)
     of_another = sample.meta.model_copy(update={"synthetic": Foreign(method="another", has_mask=True)})
     assert "not known" in may_show(replace(sample, meta=of_another), set())
     guided = sample.meta.synthetic.model_copy(update={"sampler": {"guide": "mask+image"}})
