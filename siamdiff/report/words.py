@@ -92,29 +92,30 @@ def _helps(scope: Scope) -> list[str]:
     if not arms:
         return ["Whether the synthetic pairs help a segmenter was not measured."]
     compared = _compared(arms)
-    good = [pair for pair in compared if verdict(pair[1], SHOWN_P) == "good"]
-    bad = [pair for pair in compared if verdict(pair[1], SHOWN_P) == "bad"]
+    made = [pair for pair in compared if not pair[1].arm.startswith(COPY_PASTE)]
+    good = [pair for pair in made if verdict(pair[1], SHOWN_P) == "good"]
+    bad = [pair for pair in made if verdict(pair[1], SHOWN_P) == "bad"]
     sentences = list(
         dict.fromkeys(_baseline(of, row) for of in arms for row in of.rows if row.arm == of.baseline)
     )
     if good:
         sentences += _better(good, len(compared))
-    elif compared:
-        of, row = max(compared, key=lambda pair: _difference(pair[1]))
-        others = (
-            "The other training set does"
-            if len(compared) == 1
-            else f"None of the {len(compared)} others does"
-        )
-        others += " not do" if len(compared) == 1 else ""
-        best = f"{'it' if len(compared) == 1 else 'the best, ' + _named(of, row) + ','} is at {_told(row)}"
+    elif made and len(bad) < len(made):
+        of, row = max(made, key=lambda pair: _difference(pair[1]))
+        best = f"the best, {_named(of, row)}, is at {_told(row)}"
         sentences.append(
-            f"{others} significantly better: {best}. So a benefit is not shown on these images and seeds."
+            f"No training set with synthetic pairs does significantly better: {best}. "
+            "So a benefit is not shown on these images and seeds."
         )
     if bad:
-        sentences.append(
-            f"Significantly worse: {'; '.join(f'{_named(of, row)}, {_told(row)}' for of, row in bad)}."
-        )
+        every = "Every training set with synthetic pairs does significantly worse"
+        worse = "; ".join(f"{_named(of, row)}, {_told(row)}" for of, row in bad)
+        sentences.append(f"{every if len(bad) == len(made) else 'Significantly worse'}: {worse}.")
+    for of, row in compared:
+        if row.arm.startswith(COPY_PASTE):
+            sentences.append(
+                f"Copies of the real pairs, nothing new, ({_named(of, row)}) are at {_told(row)}."
+            )
     if any(o.segmentation is not None and not o.segmentation.patient_separated for o in scope.outcomes):
         sentences.append("The splits are not patient-separated: images of one patient may lie on both sides.")
     return sentences
@@ -124,13 +125,13 @@ def _baseline(of: Arms, row: Row) -> str:
     dice = row.scores[SHOWN_P]
     seeds = "1 seed" if row.seeds == 1 else f"{row.seeds} seeds"
     images = f"{dice.images} test images, {seeds}"
-    return f"Trained on real pairs alone, {of.network} reaches {DICE} {score(dice.mean)} ({images})."
+    return f"Trained on real pairs alone, {of.network} reaches {DICE} {score(dice.mean, dice.deviation)} ({images})."
 
 
 def _better(good: Sequence[tuple[Arms, Row]], compared: int) -> list[str]:
     good = sorted(good, key=lambda pair: _difference(pair[1]), reverse=True)
     told = "; ".join(f"{_named(of, row)}, {_told(row)}" for of, row in good)
-    sentences = [f"Significantly better, image by image: {told}."]
+    sentences = [f"Significantly better with synthetic pairs, image by image: {told}."]
     if compared > 1:
         limit = ALPHA / compared
         safe = [_named(of, row) for of, row in good if (_p(row) or 0.0) < limit]
@@ -140,11 +141,23 @@ def _better(good: Sequence[tuple[Arms, Row]], compared: int) -> list[str]:
         sentences.append(
             f"p is not corrected for {compared} comparisons; the limit would then be {limit:.3g} (Bonferroni): {held}."
         )
-    if any(row.arm.startswith(COPY_PASTE) for _, row in good):
+    within = [_named(of, row) for of, row in good if _difference(row) < _spread(of, row)]
+    if within:
         sentences.append(
-            "Mere copies of the real pairs are among the better ones: so much comes without anything new."
+            f"p is of other test images, not of other trainings: {', '.join(within)} {_differ(within)} from real pairs "
+            "alone by less than the seeds do among themselves."
         )
     return sentences
+
+
+def _differ(names: Sequence[str]) -> str:
+    return "differs" if len(names) == 1 else "differ"
+
+
+def _spread(of: Arms, row: Row) -> float:
+    """The standard deviations over seeds of an arm and its baseline, together."""
+    rows = [row, *(other for other in of.rows if other.arm == of.baseline)]
+    return sum(one.scores[SHOWN_P].deviation or 0.0 for one in rows)
 
 
 def _looks(views: Sequence[View]) -> list[str]:

@@ -36,6 +36,7 @@ def write_experiment(
     gains: dict[str, float] = ARMS,
     settings: int = 1,
     tsne: bool = True,
+    noise: float = 0.0,
     **origin: str,
 ) -> str:
     """The URI of an experiment whose stages are all there."""
@@ -46,7 +47,7 @@ def write_experiment(
     made = []
     for i in range(settings):
         write_evaluation(f"{root}/evaluation/{i}", real, synthetic, seed=i, tsne=tsne)
-        write_segmentation(f"{root}/segmentation/{i}", real, synthetic, gains, seed=i)
+        write_segmentation(f"{root}/segmentation/{i}", real, synthetic, gains, noise, seed=i)
         made.append(
             Setting(
                 name=f"table5-{i + 1}" if settings > 1 else "configuration",
@@ -179,15 +180,16 @@ def write_evaluation(uri: str, real: ShardSet, synthetic: ShardSet, *, seed: int
 
 
 def write_segmentation(
-    uri: str, real: ShardSet, synthetic: ShardSet, gains: dict[str, float], *, seed: int
+    uri: str, real: ShardSet, synthetic: ShardSet, gains: dict[str, float], noise: float, *, seed: int
 ) -> None:
-    """Arms of two seeds whose images all differ from the baseline's by about their gain."""
+    """Arms of two seeds, `noise` above and below, whose images all differ from the baseline's by about their gain."""
     rng = np.random.default_rng(seed)
     base = rng.uniform(0.5, 0.9, IMAGES)
     scores = {
         arm: {
             "test": [
-                {name: base + gain * rng.uniform(0.8, 1.2, IMAGES) for name in DEFINITIONS} for _ in range(2)
+                {name: base + off + gain + rng.normal(0, 0.002, IMAGES) for name in DEFINITIONS}
+                for off in (noise, -noise)
             ]
         }
         for arm, gain in gains.items()

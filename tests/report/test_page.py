@@ -44,7 +44,7 @@ def test_a_page_has_every_part_of_an_experiment(page: str):
     )
     plain = " ".join(re.sub(r"<[^>]+>", " ", page).split())
     assert "Trained on real pairs alone, unet-small reaches Dice (0.5)" in plain
-    assert "Significantly better, image by image: real+2," in plain
+    assert "Significantly better with synthetic pairs, image by image: real+2," in plain
     assert "Significantly worse: synthetic," in plain
     assert "The splits are not patient-separated" in plain
     assert "1 of 8 images (12.5%) are copies of training images" in plain

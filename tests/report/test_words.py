@@ -12,10 +12,10 @@ from siamdiff.report.stages import Segmentation
 from tests.report.experiments import write_experiment
 
 
-def summary(folder: Path, gains: dict[str, float]) -> str:
-    return " ".join(
-        words.summary(Scope.of(read_experiment(write_experiment(folder, gains=gains)), share=False))
-    )
+def summary(folder: Path, gains: dict[str, float], noise: float = 0.0) -> str:
+    """Of an experiment with those gains, whose two seeds are `noise` above and below."""
+    uri = write_experiment(folder, gains=gains, noise=noise)
+    return " ".join(words.summary(Scope.of(read_experiment(uri), share=False)))
 
 
 def segmentations(folder: Path, gains: dict[str, float]) -> dict[str, Segmentation]:
@@ -25,7 +25,7 @@ def segmentations(folder: Path, gains: dict[str, float]) -> dict[str, Segmentati
 
 def test_what_is_better_is_named_with_its_p_and_how_many_were_tried(tmp_path: Path):
     told = summary(tmp_path, {"real": 0.0, "real+1": 0.05, "real+2": 0.02})
-    assert "Significantly better, image by image: real+1, +0.0" in told
+    assert "Significantly better with synthetic pairs, image by image: real+1, +0.0" in told
     assert told.index("real+1") < told.index("real+2")
     assert (
         "not corrected for 2 comparisons; the limit would then be 0.025 (Bonferroni): real+1, real+2 are"
@@ -35,15 +35,22 @@ def test_what_is_better_is_named_with_its_p_and_how_many_were_tried(tmp_path: Pa
 
 
 def test_no_difference_is_said_plainly(tmp_path: Path):
-    told = summary(tmp_path, {"real": 0.0, "real+1": -0.02, "synthetic": -0.1})
-    assert "None of the 2 others does significantly better: the best, real+1, is at \N{MINUS SIGN}0.0" in told
+    told = summary(tmp_path, {"real": 0.0, "real+1": 0.0, "real+2": -0.02})
+    assert "No training set with synthetic pairs does significantly better: the best, real+1, is at" in told
     assert "a benefit is not shown on these images and seeds" in told
-    assert "Significantly worse: real+1, " in told
+    assert "Significantly worse: real+2, " in told
 
 
-def test_copies_that_help_are_a_warning(tmp_path: Path):
-    told = summary(tmp_path, {"real": 0.0, "real+1": 0.05, "copy-paste": 0.05})
-    assert "copies of the real pairs are among the better ones" in told
+def test_copies_that_help_are_no_benefit_of_synthetic_pairs(tmp_path: Path):
+    told = summary(tmp_path, {"real": 0.0, "real+1": -0.05, "copy-paste": 0.05})
+    assert "Every training set with synthetic pairs does significantly worse: real+1, " in told
+    assert "Copies of the real pairs, nothing new, (copy-paste) are at +0.0" in told
+    assert "better" not in told
+
+
+def test_a_difference_within_the_seeds_spread_is_said(tmp_path: Path):
+    told = summary(tmp_path, {"real": 0.0, "real+1": 0.01, "real+2": 0.2}, noise=0.02)
+    assert "not of other trainings: real+1 differs from real pairs alone by less than the seeds" in told
 
 
 def test_without_another_arm_nothing_is_claimed(tmp_path: Path):
