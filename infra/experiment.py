@@ -6,13 +6,17 @@ a run that two tables have in common) is made once, and a command that ended any
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from pydantic import BaseModel, Field
 
 from infra import segmentation
 from infra.evaluate import evaluate
 from infra.generate import generate
 from infra.ingest import ingest
 from infra.named_sets import check_given
+from infra.records import read_record
 from infra.segment import segment
 from infra.stage import EXPERIMENTS
 from infra.train import train
@@ -35,7 +39,7 @@ STAGES: dict[Stage, Callable[[Config, bool], str]] = {
     "evaluate": evaluate,
     "segment": segment,
 }
-SPENT = "spent"  # under the experiments' folder: the seconds that commands spent on each output
+SPENT = "spent"  # under the experiments' folder
 CSV, LATEX = "table.csv", "table.tex"
 
 
@@ -84,11 +88,12 @@ def _run(setting: Planned, demo: bool, times: dict[str, float]) -> Setting:
             continue
         told = name if setting.name == ALONE else f"{setting.name}: {name}"
         log.info("== %s", told)
-        started = time.monotonic()
         times[told] = float("nan")
-        outputs[name] = stage(config, demo)
-        times[told] = time.monotonic() - started
-        seconds[name] = _spent(config, outputs[name], times[told])
+        with timed(setting, name) as spent:
+            outputs[name] = stage(config, demo)
+        times[told], seconds[name] = spent.now, spent.seconds
+        if name == "ingest" and segmentation.has_tests(config):
+            segmentation.check_ingested(config)
         if name == "generate":
             config = _with_set(config, outputs[name])
     return Setting(
@@ -109,17 +114,36 @@ def _given(sets: dict[str, str], uri: str) -> dict[str, str]:
     return {name: uri if given == NEWEST else given for name, given in sets.items()}
 
 
-def _spent(config: Config, output: str, seconds: float) -> float:
-    """Adds to the seconds that commands of experiments spent on an output; one that was killed left none."""
+class _Spent(BaseModel):
+    """The time that commands of experiments spent on a stage of a setting, until it was finished."""
+
+    seconds: float = 0.0
+    finished: bool = False
+    now: float = Field(default=0.0, exclude=True)  # of this command
+    started: float = Field(default_factory=time.monotonic, exclude=True)
+
+
+@contextmanager
+def timed(setting: Planned, stage: Stage) -> Iterator[_Spent]:
+    """Adds the block's time to what is known; a command that was killed adds nothing, nor does one that only looks."""
+    config = setting.config
     assert config.root, "resolve() comes first"
-    place = storage.join(config.root, EXPERIMENTS, SPENT, f"{digest(output)[:16]}.json")
+    asked = config.model_dump(mode="json", exclude={"cluster", "experiment"})
+    name = digest({"stage": stage, "asked": asked})[:16]
+    place = storage.join(config.root, EXPERIMENTS, SPENT, f"{name}.json")
     try:
-        before = storage.read_json(place)["seconds"]
+        spent = read_record(_Spent, place)
     except FileNotFoundError:
-        before = 0.0
-    whole = round(before + seconds, 1)
-    storage.write_json(place, {"output": output, "seconds": whole})
-    return whole
+        spent = _Spent()
+    was_finished = spent.finished
+    try:
+        yield spent
+        spent.finished = True
+    finally:
+        spent.now = time.monotonic() - spent.started
+        if not was_finished:
+            spent.seconds = round(spent.seconds + spent.now, 1)
+            storage.write_json(place, spent.model_dump())
 
 
 def _write(config: Config, demo: bool, settings: list[Setting]) -> str:

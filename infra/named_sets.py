@@ -87,6 +87,9 @@ def check_given(config: Config) -> None:
     Raises:
         UserError: one is missing.
     """
+    for uri in (config.evaluate.real, config.generate.masks, config.generate.training):
+        if uri and uri != config.data.uri:
+            ShardSet.open(uri)
     for kind, given in config.evaluate.extractors.items():
         find(kind, given)
     for name, uri in (config.evaluate.synthetic or {}).items():

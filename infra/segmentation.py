@@ -17,7 +17,7 @@ from siamdiff.config import Config, digest
 from siamdiff.data.shardset import ShardSet
 from siamdiff.errors import UserError
 from siamdiff.sections import NEWEST
-from siamdiff.sections.segment import REAL
+from siamdiff.sections.segment import REAL, parse_arm
 from siamdiff.segmentation import arms as rules
 from siamdiff.segmentation.arms import Arm, TestSet
 from siamdiff.segmentation.networks import ARCHITECTURES, build_network, is_segformer
@@ -75,9 +75,7 @@ def prepare(config: Config, demo: bool) -> Job:
     for name, of in synthetic.items():
         rules.check_synthetic(of)
         rules.check_side(f"the synthetic set {name}", of, side)
-    given = settings.tests or {}
-    tests = {name: rules.named_test(ShardSet.open(uri), real) for name, uri in given.items()}
-    tests = tests or rules.default_tests(real)
+    tests = _tests(config, real)
     rules.check_overlap(tests, real, synthetic, side=side)
     warnings = [line for name, of in synthetic.items() for line in rules.check_origin(name, of, real, tests)]
     arms = rules.expand(settings.arms, list(synthetic))
@@ -96,23 +94,53 @@ def prepare(config: Config, demo: bool) -> Job:
 
 
 def check_given(config: Config) -> None:
-    """Looks for the sets that are there from the beginning, hours before an experiment needs them.
+    """Looks at what is known before the first stage of an experiment, hours before it is needed.
 
     Raises:
-        UserError: one is missing or not complete.
+        UserError: a set or an encoder is missing, more folds than will be made, a network that takes no images of
+            this size.
     """
     settings = config.segment
-    given = [
-        uri for uri in (settings.synthetic or {}).values() if uri not in (NEWEST, config.generate.output)
-    ]
-    for uri in (*given, *(settings.tests or {}).values()):
+    sets = (settings.synthetic or {}).values()
+    real = [settings.real] if settings.real and settings.real != config.data.uri else []
+    given = [uri for uri in sets if uri not in (NEWEST, config.generate.output)]
+    for uri in (*real, *given, *(settings.tests or {}).values()):
         ShardSet.open(uri)
+    for arm in settings.arms if NEWEST in sets else []:
+        base, folds = parse_arm(arm)
+        if base == REAL and folds > config.generate.folds:
+            raise UserError(
+                f"segment.arms has {arm}, generate.folds is {config.generate.folds}: give --generate.folds {folds}, or "
+                "an arm with fewer folds"
+            )
+    if not real:
+        _check_size(config, config.data.resolution)
+    _encoder(config)
+
+
+def check_ingested(config: Config) -> None:
+    """Looks at the real set and the test sets once they are there, before anything is trained for them.
+
+    Raises:
+        UserError: too few samples, a group in several splits, a test image that would be trained on.
+    """
+    assert config.segment.real, "resolve() comes first"
+    real = ShardSet.open(config.segment.real)
+    rules.check_real(real)
+    rules.check_overlap(_tests(config, real), real, {}, side=real.manifest.resolution)
 
 
 def has_tests(config: Config) -> bool:
     """Whether there are images to score on; the real set is there by now."""
     assert config.segment.real, "resolve() comes first"
     return bool(config.segment.tests) or bool(ShardSet.open(config.segment.real).keys(rules.TEST_SPLIT))
+
+
+def _tests(config: Config, real: ShardSet) -> dict[str, TestSet]:
+    """The test sets by name, opened."""
+    given = config.segment.tests or {}
+    tests = {name: rules.named_test(ShardSet.open(uri), real) for name, uri in given.items()}
+    return tests or rules.default_tests(real)
 
 
 def _synthetic(config: Config) -> dict[str, ShardSet]:
@@ -133,17 +161,12 @@ def _trainings(
         UserError: a network that takes no images of this size, an encoder that does not fit, too few folds.
     """
     settings = config.segment
-    size = settings.size or real.manifest.resolution
+    size = _check_size(config, real.manifest.resolution)
     held_out = real.digest if settings.validations and real.keys(rules.VAL) else None
     encoder = _encoder(config)
     found = []
     for network in settings.networks:
         architecture = ARCHITECTURES[network]
-        if size % architecture.multiple:
-            raise UserError(
-                f"{network} takes images whose side is a multiple of {architecture.multiple} pixels, not {size}; give "
-                f"--segment.size {max(size - size % architecture.multiple, architecture.multiple)}, or another network"
-            )
         for arm in arms:
             count = sum(len(keys) for _, keys in arm.parts(real, synthetic))
             steps = settings.steps
@@ -170,6 +193,23 @@ def _trainings(
                     )
                 )
     return found
+
+
+def _check_size(config: Config, side: int) -> int:
+    """The side at which the networks see images that are stored at `side` pixels.
+
+    Raises:
+        UserError: one of them takes no such images.
+    """
+    size = config.segment.size or side
+    for network in config.segment.networks:
+        multiple = ARCHITECTURES[network].multiple
+        if size % multiple:
+            raise UserError(
+                f"{network} takes images whose side is a multiple of {multiple} pixels, not {size}; give "
+                f"--segment.size {max(size - size % multiple, multiple)}, or another network"
+            )
+    return size
 
 
 def _parts(arm: Arm, real: ShardSet, synthetic: Mapping[str, ShardSet]) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from siamdiff.config import Config
 from siamdiff.errors import UserError
 from siamdiff.presets import PRESETS, merge, sections_of
 from siamdiff.sections.experiment import FOLDS, TABLE_5, TABLE_6
+from siamdiff.sections.named import NEWEST
 from siamdiff.sections.segment import REAL
 
 ALONE = "as configured"
@@ -42,17 +43,55 @@ def planned(config: Config) -> list[Planned]:
     """
     if not config.experiment.sweep:
         return [Planned(ALONE, "one setting", {}, config)]
+    settings = dict(one for name in config.experiment.sweep for one in _settings(name, config))
+    _refuse_shared(
+        config, trains=any(_is_trained(field) for _, fields in settings.values() for field in fields)
+    )
+    return [
+        Planned(name, meaning, fields, _with(config, name, fields))
+        for name, (meaning, fields) in settings.items()
+    ]
+
+
+def _is_trained(field: str) -> bool:
+    """Whether another value of a dotted field means another model."""
+    return field.startswith(("model.", "train."))
+
+
+def _refuse_shared(config: Config, trains: bool) -> None:
+    """Refuses what all settings would share although it is what they are compared by.
+
+    Raises:
+        UserError: see there.
+    """
     for name in ("generate", "evaluate", "segment"):
         if getattr(config, name).output:
             raise UserError(
                 f"experiment.sweep has several settings, {name}.output is one place: leave it out, and each goes to "
                 "its own under root"
             )
-    settings = [one for name in config.experiment.sweep for one in _settings(name, config)]
-    return [
-        Planned(name, meaning, fields, _with(config, name, fields))
-        for name, (meaning, fields) in dict(settings).items()
-    ]
+    for name in ("evaluate", "segment"):
+        if NEWEST not in (getattr(config, name).synthetic or {}).values():
+            raise UserError(
+                f"{name}.synthetic names no set of a setting's own, so all settings of experiment.sweep would be "
+                f"judged by the same: leave it out, or give one more, --{name}.synthetic synthetic={NEWEST}"
+            )
+    if not trains:
+        return
+    if config.generate.method != "model":
+        raise UserError(
+            f"generate.method {config.generate.method} needs no model, so the settings of experiment.sweep would "
+            "differ in nothing: leave it out; segment.arms has copy-paste as an arm"
+        )
+    if config.generate.model != _own_model(config):
+        raise UserError(
+            f"generate.model {config.generate.model} would make the images of every setting of experiment.sweep: leave "
+            "it out, and each has the model that it trained"
+        )
+
+
+def _own_model(config: Config) -> str:
+    return storage.join(config.run_uri(), "model")
 
 
 def _settings(sweep: str, config: Config) -> list[tuple[str, tuple[str, dict[str, Any]]]]:
@@ -68,11 +107,16 @@ def _settings(sweep: str, config: Config) -> list[tuple[str, tuple[str, dict[str
 def _with(config: Config, name: str, fields: dict[str, Any]) -> Config:
     """The configuration with other values in some fields, and the URIs that depend on them."""
     given = config.model_dump(mode="json") | {"preset": None, "experiment": {}}
-    run = config.train.run
-    given["train"]["run"] = None if run == config.derived_run() else f"{run}-{name.replace(' ', '-')}"
-    if config.generate.model == storage.join(config.run_uri(), "model"):
+    given["train"]["run"] = None
+    if config.generate.model == _own_model(config):
         given["generate"]["model"] = None
     try:
-        return Config.model_validate(merge(given, sections_of(fields))).resolve()
+        found = Config.model_validate(merge(given, sections_of(fields)))
+        run = found.resolve().train.run
+        assert run, "resolve() derives it"
+        if config.train.run != config.derived_run():  # it has a name; what is the same run has the same name
+            run = f"{config.train.run}-{run.removeprefix('run-')}"
+        train = found.train.model_copy(update={"run": run})
+        return found.model_copy(update={"train": train}).resolve()
     except ValidationError as error:
         raise UserError(f"experiment.sweep, setting {name!r}: {explain(error)}") from None

@@ -57,13 +57,35 @@ def test_the_fold_sweep_trains_once_and_compares_masks_fold_after_fold():
 
 def test_a_run_that_was_named_names_each_settings_run():
     runs = [one.config.train.run for one in planned(resolved(["ours", "table5-1"], train={"run": "a"}))]
-    assert runs == ["a-ours", "a-table5-1"]
+    derived = [one.config.train.run for one in planned(resolved(["ours", "table5-1"]))]
+    assert runs == [f"a-{run.removeprefix('run-')}" for run in derived] and len(set(runs)) == 2
+    (named,) = {one.config.train.run for one in planned(resolved(["folds"], train={"run": "a"}))}
+    assert named.startswith("a-"), "what is the same training is one run"
 
 
 @pytest.mark.parametrize("section", ["generate", "evaluate", "segment"])
 def test_one_place_for_several_results_is_refused(section):
     with pytest.raises(UserError, match=rf"{section}\.output is one place: leave it out"):
         planned(resolved(["table6"], **{section: {"output": "/x"}}))
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"generate": {"model": "/m"}}, r"generate\.model /m would make the images of every setting"),
+        ({"generate": {"method": "copy-paste", "fold_masks": ["real"]}}, r"copy-paste needs no model"),
+        ({"evaluate": {"synthetic": "/s"}}, r"evaluate\.synthetic names no set of a setting's own"),
+        ({"segment": {"synthetic": "/s"}}, r"segment\.synthetic names no set of a setting's own"),
+    ],
+)
+def test_settings_that_would_differ_in_nothing_are_refused(fields, why):
+    with pytest.raises(UserError, match=why):
+        planned(resolved(["table5"], **fields))
+
+
+def test_one_model_may_make_all_folds_of_a_fold_sweep():
+    models = {one.config.generate.model for one in planned(resolved(["folds"], generate={"model": "/m"}))}
+    assert models == {"/m"}
 
 
 def test_a_setting_that_does_not_go_with_the_configuration_is_named():

@@ -1,14 +1,17 @@
 """Which stages an experiment has, and a sweep that was ended and went on."""
 
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from infra.experiment import experiment, stages
+from infra.experiment import experiment, stages, timed
 from siamdiff import storage
 from siamdiff.config import Config
 from siamdiff.errors import UserError
 from siamdiff.report.record import read_experiment
+from siamdiff.sweep import planned
 from tests import jobs
 from tests.sets import small_config
 
@@ -19,11 +22,38 @@ def test_copies_of_the_real_pairs_are_made_without_training() -> None:
     assert list(stages(copies)) == ["ingest", "generate", "evaluate", "segment"]
 
 
-def test_sets_that_segmentation_will_need_are_looked_for_before_anything_is_begun(tmp_path: Path) -> None:
-    config = small_config(str(tmp_path), segment={"tests": {"ETIS": str(tmp_path / "nothing")}})
-    with pytest.raises(UserError, match=r"nothing is not a complete set"):
-        experiment(config, demo=False)
+@pytest.mark.parametrize(
+    ("sections", "why"),
+    [
+        ({"segment": {"tests": {"ETIS": "/nothing"}}}, "/nothing is not a complete set"),
+        ({"segment": {"real": "/nothing"}}, "/nothing is not a complete set"),
+        ({"evaluate": {"real": "/nothing"}}, "/nothing is not a complete set"),
+        ({"generate": {"masks": "/nothing"}}, "/nothing is not a complete set"),
+        ({"segment": {"arms": ["real+4"]}}, r"segment\.arms has real\+4, generate\.folds is 3"),
+        ({"segment": {"networks": ["swin-unetr"], "size": 72}}, r"multiple of 32 pixels, not 72"),
+        ({"segment": {"networks": ["segformer-b0"], "encoder": "/no"}}, r"there is no segment\.encoder /no"),
+    ],
+)
+def test_what_the_last_stages_will_need_is_looked_at_before_anything_is_begun(
+    tmp_path: Path, sections: dict[str, dict[str, Any]], why: str
+) -> None:
+    with pytest.raises(UserError, match=why):
+        experiment(small_config(str(tmp_path), **sections), demo=False)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_time_of_a_stage_is_that_of_all_commands_until_it_was_finished(tmp_path: Path) -> None:
+    (setting,) = planned(small_config(str(tmp_path)))
+    for seconds, ends_well in ((7.0, False), (3.0, True), (5.0, True)):
+        with suppress(RuntimeError), timed(setting, "train") as spent:
+            spent.started -= seconds
+            if not ends_well:
+                raise RuntimeError
+        assert round(spent.now) == seconds
+    assert round(spent.seconds) == 10, "a command that only looks adds nothing"
+    with timed(setting, "generate") as other:
+        pass
+    assert other.seconds < 1
 
 
 def found(root: str, name: str) -> dict[str, int]:
