@@ -21,9 +21,9 @@ LOSSES = {
     "L": "L",
     "validation_loss": "validation",
 }
-_MEANING = (
-    "L_m: mask branch (Eq. 7). L_i: image branch (Eq. 8). L_c: noise consistency (Eq. 9). L_m': Online-Augmentation "
-    "(Eq. 12), 0 until it begins. L: their weighted sum (Eq. 13). Values of 0 are not drawn."
+MEANING = (
+    "L_m: mask branch (Eq. 7). L_i: image branch (Eq. 8). L_c: noise consistency (Eq. 9), its weight in it. "
+    "L_m': Online-Augmentation (Eq. 12), 0 until it begins. L: their sum (Eq. 6). Values of 0 are not drawn."
 )
 HOUR = 3600.0
 
@@ -43,7 +43,7 @@ def training_section(scope: Scope) -> Section:
                 drawn.append(_loss_plot(run, label))
             else:
                 parts.append(note(f"The run{' of ' + label if label else ''} has not recorded a loss yet."))
-    intro = [Text(_MEANING), Plots(drawn)] if drawn else []
+    intro = [Text(MEANING), Plots(drawn)] if drawn else []
     return Section("training", "Training", [*intro, *parts])
 
 

@@ -23,6 +23,7 @@ _KINDS = {
     "kid": "KID",
 }
 _CODE = re.compile(r"[0-9a-f]{64}|(?:\w+:/)?/\S+")  # digests and places
+ALPHA = 0.05  # below which a p is called significant
 NONE = "\N{EN DASH}"
 PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
 
@@ -82,10 +83,15 @@ def difference(value: float | None) -> str:
 
 
 def p_value(p: float | None) -> str:
-    """As "0.012" or "< 0.001"."""
+    """As "0.012" or "< 0.001"; beside ALPHA with as many digits as show on which side it is."""
     if p is None:
         return NONE
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+    if p < 0.001:
+        return "< 0.001"
+    digits = 3
+    while float(f"{p:.{digits}f}") == ALPHA != p:
+        digits += 1
+    return f"{p:.{digits}f}"
 
 
 def minus(text: str) -> str:
@@ -111,8 +117,8 @@ def figures_table(results: Mapping[str, Result]) -> Table:
         arrow = "up" if first.higher_is_better else "down"
         lines.append(Line(Cell(figure_name(first), (name,)), cells, arrow))
     titles = ["value", "95% interval", "real against real", "images"] if alone else list(results)
-    caption = "Distances between synthetic and real images"
-    said = "each with its 95% interval and, in brackets, the same figure of real against real: its floor"
+    caption = "Synthetic images compared with real ones"
+    said = "each with its 95% interval and, in brackets, the same figure of real against real"
     return Table(
         caption if alone else f"{caption}: {said}", ["figure", *titles], lines, _definitions(results)
     )
@@ -166,15 +172,40 @@ def _against(row: Row, name: str) -> list[Cell]:
     if against is None:
         return [Cell(NONE)] * 2
     images = (f"{against.better} better, {against.worse} worse",)
-    return [Cell(difference(against.difference), images, verdict(row, name)), Cell(p_value(against.p))]
+    cell = Cell(difference(against.difference), images + mixed_words(row, name), mark_of(row, name))
+    return [cell, Cell(p_value(against.p))]
 
 
 def verdict(row: Row, name: str) -> str:
-    """Whether an arm is significantly ("good") better, or ("bad") worse than the baseline; "" if neither."""
+    """Whether an arm differs significantly from the baseline; "" if not.
+
+    "good": better, on average and on more images than it is worse on; "bad": worse likewise; "mixed": the mean says the
+    one, the number of images the other. The test ranks differences, so its p alone goes with either direction.
+    """
     against = row.scores[name].against_baseline
-    if not against or against.p is None or against.difference is None or against.p >= 0.05:
+    if not against or against.p is None or against.difference is None or against.p >= ALPHA:
         return ""
-    return "good" if against.difference > 0 else "bad"
+    if against.difference > 0 and against.better > against.worse:
+        return "good"
+    return "bad" if against.difference < 0 and against.better < against.worse else "mixed"
+
+
+def mark_of(row: Row, name: str) -> str:
+    """The mark of a cell or card that shows the difference: neither good nor bad where it is mixed."""
+    return "" if (said := verdict(row, name)) == "mixed" else said
+
+
+def mixed_words(row: Row, name: str) -> tuple[str, ...]:
+    """In which way the mean and the number of images contradict each other, as one text; () where they do not."""
+    against = row.scores[name].against_baseline
+    if against is None or verdict(row, name) != "mixed":
+        return ()
+    if against.better == against.worse:
+        size = "more" if (against.difference or 0.0) > 0 else "less"
+        return (f"as many images gain as lose, but by {size}",)
+    if against.better < against.worse:
+        return ("fewer images gain than lose, but by more",)
+    return ("more images gain than lose, but by less",)
 
 
 def plain_table(caption: str, titles: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:

@@ -1,19 +1,76 @@
 """The page's summary: what the numbers say, in sentences, and what they do not."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from siamdiff.report.blocks import Card
 from siamdiff.report.helps import Arms, blocks_of, main_test
 from siamdiff.report.scope import TRAIN, Scope, View
 from siamdiff.report.stages import Agreement, Figure, Row
-from siamdiff.report.tables import difference, figure_name, number, p_value, score, verdict
-from siamdiff.sections.segment import COPY_PASTE
+from siamdiff.report.tables import (
+    ALPHA,
+    difference,
+    figure_name,
+    mark_of,
+    mixed_words,
+    number,
+    p_value,
+    score,
+    verdict,
+)
+from siamdiff.sections.evaluate import SYNTHETIC
+from siamdiff.sections.segment import REAL, parse_arm
 from siamdiff.segmentation.table import SHOWN_P, TITLES
 
 DICE = TITLES[SHOWN_P]
-ALPHA = 0.05
 _LOW = 0.5  # of its ceiling, at which an agreement is called low
 _EACH = 2  # sets that are told of one by one; more in ranges
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """An arm that was compared with its baseline."""
+
+    name: str  # with setting and network, as far as there are several
+    row: Row
+    baseline: Row
+
+    @property
+    def is_made(self) -> bool:
+        """Whether there are synthetic pairs in it."""
+        return _is_made(self.row)
+
+    @property
+    def difference(self) -> float:
+        """Of the means."""
+        against = self.row.scores[SHOWN_P].against_baseline
+        return against.difference if against and against.difference is not None else 0.0
+
+    @property
+    def spread(self) -> float | None:
+        """The standard deviations over seeds of the arm and its baseline, together; None: one seed has none."""
+        both = [row.scores[SHOWN_P].deviation for row in (self.row, self.baseline)]
+        known = [deviation for deviation in both if deviation is not None]
+        return sum(known) if len(known) == len(both) else None
+
+    @property
+    def verdict(self) -> str:
+        """As siamdiff.report.tables.verdict."""
+        return verdict(self.row, SHOWN_P)
+
+    def told(self) -> str:
+        """Name, difference and p."""
+        return f"{self.name}, {self.numbers()}"
+
+    def numbers(self) -> str:
+        """Difference and p, and in which way it is mixed."""
+        against = self.row.scores[SHOWN_P].against_baseline
+        mixed = [
+            f"{against.better} images gain, {against.worse} lose: {text}"
+            for text in mixed_words(self.row, SHOWN_P)
+            if against
+        ]
+        return f"{difference(self.difference)} ({'; '.join([_p_told(self.row), *mixed])})"
 
 
 def title(scope: Scope) -> str:
@@ -51,14 +108,9 @@ def cards(scope: Scope) -> list[Card]:
     for row in [row for of in arms for row in of.rows if row.arm == of.baseline][:1]:
         dice = row.scores[SHOWN_P]
         found.append(Card("real pairs alone", score(dice.mean), f"{DICE}, {dice.images} test images"))
-    compared = [pair for pair in _compared(arms) if not pair[1].arm.startswith(COPY_PASTE)]
-    if compared:
-        of, row = max(compared, key=lambda pair: _difference(pair[1]))
-        mark = verdict(row, SHOWN_P)
-        told = f"{DICE}, {_p_told(row)}: {'significant' if mark else 'not significant'}"
-        found.append(
-            Card(f"best with synthetic pairs: {_named(of, row)}", difference(_difference(row)), told, mark)
-        )
+    compared = _compared(arms)
+    if made := [one for one in compared if one.is_made]:
+        found.append(_best_card(made, len(compared)))
     for view in scope.views[:1]:
         found += _set_cards(view, of=view.label if len(scope.views) > 1 else "")
     return found
@@ -83,8 +135,34 @@ def _main(scope: Scope) -> list[Arms]:
     return [of for of in blocks_of(scope) if of.test in tests and of.baseline]
 
 
-def _compared(arms: Sequence[Arms]) -> list[tuple[Arms, Row]]:
-    return [(of, row) for of in arms for row in of.rows if _p(row) is not None]
+def _compared(arms: Sequence[Arms]) -> list[_Compared]:
+    """Every arm with a p; one without synthetic pairs, whose trainings settings share, once for all of them."""
+    found: dict[tuple[str, ...], _Compared] = {}
+    several = len({of.network for of in arms}) > 1
+    for of in arms:
+        baseline = next((row for row in of.rows if row.arm == of.baseline), None)
+        for row in of.rows:
+            if baseline is None or _p(row) is None:
+                continue
+            parts = [of.label] if of.label and (_is_made(row) or not _is_shared(row, of, arms)) else []
+            parts += [of.network] if several else []
+            name = f"{row.arm} ({', '.join(parts)})" if parts else row.arm
+            values = row.scores[SHOWN_P].model_dump_json()
+            key = (of.network, of.test, row.arm, of.label if _is_made(row) else values)
+            found.setdefault(key, _Compared(name, row, baseline))
+    return list(found.values())
+
+
+def _is_shared(row: Row, of: Arms, arms: Sequence[Arms]) -> bool:
+    """Whether the arm has the same score wherever its network was trained."""
+    alike = [other for other in arms if (other.network, other.test) == (of.network, of.test)]
+    scores = [one.scores[SHOWN_P] for other in alike for one in other.rows if one.arm == row.arm]
+    return all(score == row.scores[SHOWN_P] for score in scores)
+
+
+def _is_made(row: Row) -> bool:
+    arm = parse_arm(row.arm.partition(" ")[0])
+    return arm.base == SYNTHETIC or (arm.base == REAL and arm.folds > 0)
 
 
 def _helps(scope: Scope) -> list[str]:
@@ -92,33 +170,98 @@ def _helps(scope: Scope) -> list[str]:
     if not arms:
         return ["Whether the synthetic pairs help a segmenter was not measured."]
     compared = _compared(arms)
-    made = [pair for pair in compared if not pair[1].arm.startswith(COPY_PASTE)]
-    good = [pair for pair in made if verdict(pair[1], SHOWN_P) == "good"]
-    bad = [pair for pair in made if verdict(pair[1], SHOWN_P) == "bad"]
     sentences = list(
         dict.fromkeys(_baseline(of, row) for of in arms for row in of.rows if row.arm == of.baseline)
     )
-    if good:
-        sentences += _better(good, len(compared))
-    elif made and len(bad) < len(made):
-        of, row = max(made, key=lambda pair: _difference(pair[1]))
-        best = f"the best, {_named(of, row)}, is at {_told(row)}"
-        sentences.append(
-            f"No training set with synthetic pairs does significantly better: {best}. "
-            "So a benefit is not shown on these images and seeds."
-        )
-    if bad:
-        every = "Every training set with synthetic pairs does significantly worse"
-        worse = "; ".join(f"{_named(of, row)}, {_told(row)}" for of, row in bad)
-        sentences.append(f"{every if len(bad) == len(made) else 'Significantly worse'}: {worse}.")
-    for of, row in compared:
-        if row.arm.startswith(COPY_PASTE):
-            sentences.append(
-                f"Copies of the real pairs, nothing new, ({_named(of, row)}) are at {_told(row)}."
-            )
+    sentences += _made([one for one in compared if one.is_made])
+    sentences += [
+        f"Copies of the real pairs, nothing new, ({one.name}) are at {one.numbers()}."
+        for one in compared
+        if not one.is_made
+    ]
+    sentences += _caveats(compared)
     if any(o.segmentation is not None and not o.segmentation.patient_separated for o in scope.outcomes):
         sentences.append("The splits are not patient-separated: images of one patient may lie on both sides.")
     return sentences
+
+
+def _made(made: Sequence[_Compared]) -> list[str]:
+    """What arms with synthetic pairs do."""
+    good, bad, mixed = ([one for one in made if one.verdict == kind] for kind in ("good", "bad", "mixed"))
+    sentences = []
+    if good:
+        ordered = sorted(good, key=lambda one: one.difference, reverse=True)
+        sentences.append(f"Significantly better with synthetic pairs, image by image: {_list(ordered)}.")
+    elif len(bad) < len(made):
+        best = max(made, key=lambda one: one.difference)
+        mixed = [one for one in mixed if one is not best]  # of which it is said here
+        sentences.append(
+            f"No training set with synthetic pairs does significantly better: the best, {best.name}, is at "
+            f"{best.numbers()}. So a benefit is not shown on these images and seeds."
+        )
+    if mixed:
+        sentences.append(f"Neither better nor worse, though significantly different: {_list(mixed)}.")
+    if bad:
+        every = "Every training set with synthetic pairs does significantly worse"
+        sentences.append(f"{every if len(bad) == len(made) else 'Significantly worse'}: {_list(bad)}.")
+    return sentences
+
+
+def _list(several: Sequence[_Compared]) -> str:
+    return "; ".join(one.told() for one in several)
+
+
+def _caveats(compared: Sequence[_Compared]) -> list[str]:
+    """What p does not say, of whatever is significant."""
+    sentences = []
+    significant = [one for one in compared if one.verdict]
+    if significant and len(compared) > 1:
+        limit = ALPHA / len(compared)
+        safe = [one.name for one in significant if _is_below(one, limit)]
+        held = (
+            f"{', '.join(safe)} {'is' if len(safe) == 1 else 'are'} below it" if safe else "none is below it"
+        )
+        sentences.append(
+            f"p is not corrected for {len(compared)} comparisons; the limit would then be {limit:.3g} (Bonferroni): "
+            f"{held}."
+        )
+    within = [one.name for one in significant if one.spread is not None and abs(one.difference) < one.spread]
+    if within:
+        differ = "differs" if len(within) == 1 else "differ"
+        sentences.append(
+            f"p is of other test images, not of other trainings: {', '.join(within)} {differ} from real pairs "
+            "alone by less than the seeds do among themselves."
+        )
+    if any(one.spread is None for one in compared):
+        sentences.append("One seed: the spread of trainings is not known, and p says nothing of it.")
+    if compared:
+        sentences.append(
+            "The test counts images of one patient as independent, so p is too small where patients have several."
+        )
+    return sentences
+
+
+def _is_below(one: _Compared, limit: float) -> bool:
+    p = _p(one.row)
+    return p is not None and p < limit
+
+
+def _best_card(made: Sequence[_Compared], count: int) -> Card:
+    """Of the best arm with synthetic pairs, one of `count` that were compared: good or bad if it is so among them."""
+    best = max(made, key=lambda one: one.difference)
+    mark = mark_of(best.row, SHOWN_P)
+    if not best.verdict:
+        said = "not significant"
+    elif not mark:
+        said = f"significant, but {mixed_words(best.row, SHOWN_P)[0]}"
+    elif count == 1:
+        said = "significant"
+    elif _is_below(best, ALPHA / count):
+        said = f"significant, also among {count} comparisons"
+    else:
+        said, mark = f"significant alone, not among {count} comparisons", ""
+    told = f"{DICE}, {_p_told(best.row)}: {said}"
+    return Card(f"best with synthetic pairs: {best.name}", difference(best.difference), told, mark)
 
 
 def _baseline(of: Arms, row: Row) -> str:
@@ -126,38 +269,6 @@ def _baseline(of: Arms, row: Row) -> str:
     seeds = "1 seed" if row.seeds == 1 else f"{row.seeds} seeds"
     images = f"{dice.images} test images, {seeds}"
     return f"Trained on real pairs alone, {of.network} reaches {DICE} {score(dice.mean, dice.deviation)} ({images})."
-
-
-def _better(good: Sequence[tuple[Arms, Row]], compared: int) -> list[str]:
-    good = sorted(good, key=lambda pair: _difference(pair[1]), reverse=True)
-    told = "; ".join(f"{_named(of, row)}, {_told(row)}" for of, row in good)
-    sentences = [f"Significantly better with synthetic pairs, image by image: {told}."]
-    if compared > 1:
-        limit = ALPHA / compared
-        safe = [_named(of, row) for of, row in good if (_p(row) or 0.0) < limit]
-        held = (
-            f"{', '.join(safe)} {'is' if len(safe) == 1 else 'are'} below it" if safe else "none is below it"
-        )
-        sentences.append(
-            f"p is not corrected for {compared} comparisons; the limit would then be {limit:.3g} (Bonferroni): {held}."
-        )
-    within = [_named(of, row) for of, row in good if _difference(row) < _spread(of, row)]
-    if within:
-        sentences.append(
-            f"p is of other test images, not of other trainings: {', '.join(within)} {_differ(within)} from real pairs "
-            "alone by less than the seeds do among themselves."
-        )
-    return sentences
-
-
-def _differ(names: Sequence[str]) -> str:
-    return "differs" if len(names) == 1 else "differ"
-
-
-def _spread(of: Arms, row: Row) -> float:
-    """The standard deviations over seeds of an arm and its baseline, together."""
-    rows = [row, *(other for other in of.rows if other.arm == of.baseline)]
-    return sum(one.scores[SHOWN_P].deviation or 0.0 for one in rows)
 
 
 def _looks(views: Sequence[View]) -> list[str]:
@@ -235,22 +346,9 @@ def _first(figures: Sequence[Figure]) -> Figure | None:
     return next((figure for figure in figures if figure.name == "fid"), figures[0] if figures else None)
 
 
-def _named(of: Arms, row: Row) -> str:
-    return f"{row.arm} ({of.label})" if of.label else row.arm
-
-
-def _told(row: Row) -> str:
-    return f"{difference(_difference(row))} ({_p_told(row)})"
-
-
 def _p_told(row: Row) -> str:
     p = p_value(_p(row))
     return f"p {p}" if p.startswith("<") else f"p = {p}"
-
-
-def _difference(row: Row) -> float:
-    against = row.scores[SHOWN_P].against_baseline
-    return against.difference if against and against.difference is not None else 0.0
 
 
 def _p(row: Row) -> float | None:
