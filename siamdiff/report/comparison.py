@@ -11,6 +11,7 @@ from siamdiff import storage
 from siamdiff.evaluation.table import AGREEMENT, CEILING, COPIES, SET
 from siamdiff.evaluation.table import make_rows as evaluation_rows
 from siamdiff.report.record import Setting
+from siamdiff.report.scope import own_set
 from siamdiff.segmentation.table import ARM, DEVIATION, NETWORK, SHOWN_P, TEST
 from siamdiff.segmentation.table import make_rows as segmentation_rows
 from siamdiff.tables import Row, as_csv, tabular
@@ -53,17 +54,15 @@ def as_latex(rows: Sequence[Row], notes: Sequence[str]) -> str:
 
 
 def _quality(setting: Setting) -> dict[str, Any]:
-    """The figures of the setting's own set; of several, the first by name."""
+    """The figures of the setting's own set; where it was not compared, of the first by name."""
     if "evaluate" not in setting.outputs:
         return {}
     metrics = storage.read_json(storage.join(setting.outputs["evaluate"], METRICS))
-    own = [
-        name
-        for name, of in metrics["sets"]["synthetic"].items()
-        if of["uri"] == setting.outputs.get("generate")
-    ]
-    rows = evaluation_rows(metrics["results"])
-    row = next(row for row in rows if row[SET] in own or not own)
+    results = metrics["results"]
+    own = own_set(
+        setting, {name: of["uri"] for name, of in metrics["sets"]["synthetic"].items() if name in results}
+    )
+    row = next(row for row in evaluation_rows(results) if row[SET] == own)
     return {name: value for name, value in row.items() if name not in (SET, CEILING)}
 
 

@@ -1,10 +1,12 @@
 """The figures of an experiment as files of their own, for papers and slides: SVG beside the tables."""
 
+from collections.abc import Sequence
+
 from siamdiff.report import plots
-from siamdiff.report.helps import AXIS, best_fed, fold_lines, main_test
+from siamdiff.report.helps import AXIS, arm_title, arm_with_most_folds, fold_lines, main_test
 from siamdiff.report.record import ExperimentRecord
 from siamdiff.report.scope import Scope
-from siamdiff.report.stages import Segmentation
+from siamdiff.report.stages import Outcome, Segmentation
 from siamdiff.segmentation.table import SHOWN_P
 
 FOLDS, SETTINGS = "folds.svg", "settings.svg"
@@ -22,20 +24,24 @@ def figures_of(record: ExperimentRecord) -> dict[str, str]:
     found = {}
     if lines := fold_lines(segmentations):
         found[FOLDS] = plots.fold_sweep(lines, AXIS)
-    if len(settings := _settings(segmentations)) > 1:
+    if len(settings := _settings(outcomes)) > 1:
         baselines = {_baseline(of) for of in segmentations.values()}
         shared = baselines.pop() if len(baselines) == 1 else None
         found[SETTINGS] = plots.arm_scores(settings, shared, AXIS)
     return found
 
 
-def _settings(segmentations: dict[str, Segmentation]) -> dict[str, tuple[float, float | None, list[float]]]:
+def _settings(outcomes: Sequence[Outcome]) -> dict[str, tuple[float, float | None, list[float]]]:
     """Setting -> mean, deviation and every seed of the arm with the most synthetic pairs."""
     found = {}
-    for name, of in segmentations.items():
-        row = best_fed(of)
+    for outcome in outcomes:
+        row = arm_with_most_folds(outcome)
         if row is not None and (dice := row.scores[SHOWN_P]).mean is not None:
-            found[f"{name}, {row.arm}"] = dice.mean, dice.deviation, dice.per_seed
+            found[f"{outcome.setting.name}, {arm_title(outcome, row)}"] = (
+                dice.mean,
+                dice.deviation,
+                dice.per_seed,
+            )
     return found
 
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from siamdiff.report import plots
 from siamdiff.report.blocks import Block, Heading, Plot, Plots, Section, Tabular, Text, note
-from siamdiff.report.scope import Scope
-from siamdiff.report.stages import Figure, Row, Segmentation
+from siamdiff.report.scope import Scope, own_result, own_set
+from siamdiff.report.stages import Figure, Outcome, Row, Segmentation
 from siamdiff.report.svg import inline, short_id
 from siamdiff.report.tables import (
     Cell,
@@ -14,18 +14,21 @@ from siamdiff.report.tables import (
     Table,
     difference,
     figure_name,
+    mark_of,
+    mixed_words,
     number,
     p_value,
     plain_table,
     score,
     scores_table,
-    verdict,
     words_table,
 )
+from siamdiff.sections.evaluate import SYNTHETIC
 from siamdiff.sections.segment import OVERALL, REAL, parse_arm
 from siamdiff.segmentation.table import SHOWN_P, TITLES
 
 AXIS = f"{TITLES[SHOWN_P]} on real test images"
+_MASKS: dict[str, str] = {"real": "real", "random": "transformed"}  # as siamdiff.sections.generate has them
 _READING = (
     "Every training set is a row: segmenters are trained on it from several seeds and scored on the same real test "
     "images. The difference to real pairs alone is tested image by image (Wilcoxon signed rank, two-sided); p is not "
@@ -176,10 +179,36 @@ def folds_section(scope: Scope) -> Section | None:
     titles = ["", *("real alone" if k == 0 else f"real +{k}" for k in folds)]
     table = plain_table(f"{AXIS} by number of synthetic folds", titles, rows)
     svg = inline(plots.fold_sweep(lines, AXIS), f"{AXIS} by number of folds. {said}", "foldsp")
-    caption = "A fold is one synthetic pair for every training mask. Bars: standard deviation over seeds."
+    caption = (
+        f"A fold is one synthetic pair for every training mask. {_kinds(scope, max(folds))}Bars: standard "
+    )
+    caption += "deviation over seeds."
     return Section(
         "folds", "How many folds?", [Plots([Plot(svg, caption, Tabular(table, "foldsn", "The numbers"))])]
     )
+
+
+def _kinds(scope: Scope, folds: int) -> str:
+    """From which masks the first folds of each set were made, as far as the sets say; "" where none does."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for outcome in scope.outcomes:
+        sets = outcome.segmentation.sets.synthetic if outcome.segmentation is not None else {}
+        for name, info in sets.items():
+            settings = (info.made_from.get("plan") or {}).get("settings") or {}
+            masks, count = settings.get("fold_masks") or (), min(folds, settings.get("folds", 0))
+            kinds = tuple(_MASKS[masks[i % len(masks)]] for i in range(count if masks else 0))
+            if kinds:
+                parts = [scope.label(outcome), name if len(sets) > 1 else ""]
+                found.setdefault(kinds, []).append(", ".join(part for part in parts if part))
+    told = [
+        f"{', '.join(kinds)} ({'; '.join(names)})" if len(found) > 1 else ", ".join(kinds)
+        for kinds, names in found.items()
+    ]
+    if not told:
+        return ""
+    mixed = any(len(set(kinds)) > 1 for kinds in found)
+    change = "So the kind of mask changes with the number of folds. " if mixed else ""
+    return f"Masks of the folds, in order: {' / '.join(told)}. {change}"
 
 
 def settings_section(scope: Scope) -> Section | None:
@@ -188,14 +217,14 @@ def settings_section(scope: Scope) -> Section | None:
         return None
     figures = _figures(scope)
     names = list(dict.fromkeys(name for of in figures.values() for name in of))
-    arms = {o.setting.name: best_fed(o.segmentation) for o in scope.outcomes}
     lines = []
     for outcome in scope.outcomes:
-        setting, of = outcome.setting, figures.get(outcome.setting.name, {})
+        of = figures.get(outcome.setting.name, {})
         cells = [_figure_cell(of.get(name)) for name in names]
-        lines.append(Line(Cell(setting.name, (setting.meaning,)), [*_arm_cells(arms[setting.name]), *cells]))
+        head = Cell(outcome.setting.name, (outcome.setting.meaning, *_other_set(outcome)))
+        lines.append(Line(head, [*_arm_cells(outcome), *cells]))
     firsts = [next(of[name] for of in figures.values() if name in of) for name in names]
-    arrows = [f"{figure_name(f)} {_arrow(f.higher_is_better)}" for f in firsts]
+    arrows = [f"{_title(f)} {_arrow(f.higher_is_better)}" for f in firsts]
     titles = ["setting", f"{TITLES[SHOWN_P]} {_arrow(True)}", "against real alone", "p", *arrows]
     table = Table(
         "What each setting is and what came of it: the arm with most synthetic folds, and figures with 95% intervals",
@@ -208,37 +237,69 @@ def settings_section(scope: Scope) -> Section | None:
 
 
 def _figures(scope: Scope) -> dict[str, dict[str, Figure]]:
-    """Setting -> figures by name, of its only set, or of the first that its evaluation names."""
+    """Setting -> figures by name, of its own set."""
     found: dict[str, dict[str, Figure]] = {}
     for outcome in scope.outcomes:
-        if outcome.evaluation is not None and outcome.evaluation.results:
-            result = next(iter(outcome.evaluation.results.values()))
-            found[outcome.setting.name] = {figure.name: figure for figure in result.figures}
+        if (name := own_result(outcome)) is not None and outcome.evaluation is not None:
+            figures = outcome.evaluation.results[name].figures
+            found[outcome.setting.name] = {figure.name: figure for figure in figures}
     return found
 
 
-def best_fed(segmentation: Segmentation | None) -> Row | None:
-    """The arm with the most synthetic folds beside the real pairs, else that of synthetic pairs alone."""
+def _other_set(outcome: Outcome) -> list[str]:
+    """Whose figures stand for a setting whose own set was not compared."""
+    name, evaluation = own_result(outcome), outcome.evaluation
+    if name is None or evaluation is None:
+        return []
+    is_own = evaluation.sets.synthetic[name].uri == outcome.setting.outputs.get("generate")
+    return [] if is_own else [f"figures of {name}"]
+
+
+def _title(figure: Figure) -> str:
+    """Of a column: the kind of figure, and the name that tells networks apart."""
+    kind = figure_name(figure)
+    return kind if kind.lower() == figure.name else f"{kind} ({figure.name})"
+
+
+def arm_with_most_folds(outcome: Outcome) -> Row | None:
+    """The arm with the most synthetic folds of the setting's own set beside the real pairs, else that of synthetic
+    pairs alone; of the first network."""
+    segmentation = outcome.segmentation
     if segmentation is None:
         return None
-    rows = [row for row in segmentation.results if row.test == main_test(segmentation)]
-    fed = [(parse_arm(row.arm.partition(" ")[0]), row) for row in rows]
-    fed = [
-        (arm, row)
-        for arm, row in fed
-        if arm.base not in (REAL, "copy-paste") or (arm.base == REAL and arm.folds)
-    ]
+    sets = segmentation.sets.synthetic
+    own = own_set(outcome.setting, {name: info.uri for name, info in sets.items()}) if sets else ""
+    test, network = main_test(segmentation), segmentation.results[0].network
+    fed = []
+    for row in segmentation.results:
+        base, _, of_set = row.arm.partition(" ")
+        arm = parse_arm(base)
+        is_fed = arm.base == SYNTHETIC or (arm.base == REAL and arm.folds > 0)
+        if is_fed and of_set in ("", own) and (row.test, row.network) == (test, network):
+            fed.append((arm, row))
     return max(fed, key=lambda of: (of[0].base == REAL, of[0].folds))[1] if fed else None
 
 
-def _arm_cells(row: Row | None) -> list[Cell]:
+def arm_title(outcome: Outcome, row: Row) -> str:
+    """The arm's name, with its network where there are several."""
+    segmentation = outcome.segmentation
+    several = segmentation is not None and len({of.network for of in segmentation.results}) > 1
+    return f"{row.arm}, {row.network}" if several else row.arm
+
+
+def _arm_cells(outcome: Outcome) -> list[Cell]:
+    row = arm_with_most_folds(outcome)
     if row is None:
         return [Cell(score(None))] * 3
     of = row.scores[SHOWN_P]
     against = of.against_baseline
     return [
-        Cell(score(of.mean, of.deviation), (row.arm,)),
-        Cell(difference(against.difference if against else None), mark=verdict(row, SHOWN_P)),
+        Cell(score(of.mean, of.deviation), (arm_title(outcome, row),)),
+        Cell(
+            difference(against.difference if against else None),
+            mixed_words(row, SHOWN_P),
+            mark_of(row, SHOWN_P),
+        ),
         Cell(p_value(against.p if against else None)),
     ]
 
@@ -255,7 +316,7 @@ def _figure_cell(figure: Figure | None) -> Cell:
 def _settings_plot(first: Figure, figures: Mapping[str, Mapping[str, Figure]]) -> Plot:
     of = {setting: found[first.name] for setting, found in figures.items() if first.name in found}
     rows = {setting: (f.value, f.interval) for setting, f in of.items()}
-    axis = f"{figure_name(first)} ({'higher' if first.higher_is_better else 'lower'} is better)"
+    axis = f"{_title(first)} ({'higher' if first.higher_is_better else 'lower'} is better)"
     said = ", ".join(f"{setting} {number(f.value)}" for setting, f in of.items())
     name = short_id("settings", first.name)
     svg = inline(plots.settings_plot(rows, axis, first.floor), f"{axis}: {said}", f"{name}p")

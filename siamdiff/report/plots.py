@@ -24,6 +24,8 @@ DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (1, 1)
 WIDE, HIGH = 4.9, 3.2  # inches of 72 units: at 390 pixels the text is still of 10
 MAX_POINTS = 400  # of a set in a scatter; more hide each other
 BINS = 16
+_LEGEND, _HANDLE = 60, 8  # letters that fit into a row of a legend; that a line's picture takes
+_LEGEND_ROW = 0.2  # inches
 CELLS = 8  # a side, of the map of centres
 _SETTINGS: dict[str, Any] = {
     "svg.fonttype": "none",
@@ -60,7 +62,7 @@ def loss_curves(series: Mapping[str, Sequence[tuple[float, float]]]) -> str:
             axes.plot(steps, values, label=name, marker=_of(MARKERS, i) if few else None, ms=4, **_line(i))
         axes.set_yscale("log")
         axes.set(xlabel="training step", ylabel="loss")
-        _legend(axes, len(series))
+        _legend(axes)
         return _svg(figure)
 
 
@@ -92,7 +94,7 @@ def fold_sweep(lines: Mapping[str, Sequence[tuple[int, float, float | None]]], s
         axes.set_xticks(ticks, ["real alone" if tick == 0 else f"+{tick}" for tick in ticks])
         axes.set(xlabel="synthetic folds added to the real pairs", ylabel=score)
         if len(lines) > 1:
-            _legend(axes, len(lines))
+            _legend(axes)
         return _svg(figure)
 
 
@@ -159,7 +161,7 @@ def shares(sets: Mapping[str, np.ndarray], label: str, limit: float | None = Non
         axes.set(xlabel=label, ylabel="share of the masks")
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.set_ylim(bottom=0)
-        _legend(axes, len(sets))
+        _legend(axes)
         return _svg(figure)
 
 
@@ -177,7 +179,7 @@ def numbers(sets: Mapping[str, Mapping[str, float]], label: str) -> str:
         axes.set_xticks(range(len(classes)), classes)
         axes.set(xlabel=label, ylabel="share of the masks")
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        _legend(axes, len(sets))
+        _legend(axes)
         return _svg(figure)
 
 
@@ -224,7 +226,7 @@ def tsne(sets: Mapping[str, np.ndarray]) -> str:
         axes.set_yticks([])
         axes.spines[:].set_visible(False)
         axes.grid(False)
-        _legend(axes, len(sets), scale=1.5)
+        _legend(axes, scale=1.5)
         return _svg(figure)
 
 
@@ -255,11 +257,18 @@ def _rows(axes: Axes, names: list[str]) -> None:
     axes.margins(x=0.08)
 
 
-def _legend(axes: Axes, count: int, scale: float = 1.0) -> None:
+def _legend(axes: Axes, scale: float = 1.0) -> None:
+    """Above the axes, in as many columns as its names leave room for; many rows make the figure higher."""
+    names = [str(name) for name in axes.get_legend_handles_labels()[1]]
+    columns = max(1, min(3, len(names), int(_LEGEND / (_HANDLE + max(map(len, names))))))
+    figure = axes.get_figure(root=True)
+    if isinstance(figure, Figure):
+        rows = -(-len(names) // columns)
+        figure.set_figheight(figure.get_figheight() + _LEGEND_ROW * max(0, rows - 3))
     axes.legend(
         loc="lower left",
         bbox_to_anchor=(0, 1.0),
-        ncols=min(count, 3),
+        ncols=columns,
         borderaxespad=0.2,
         handlelength=2.4,
         markerscale=scale,

@@ -1,13 +1,13 @@
 """What all sections of a page are made from: the settings' outcomes, and each synthetic set that was looked at."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from siamdiff.data.shardset import ShardSet
 from siamdiff.report.pictures import annotation, masks_of
-from siamdiff.report.record import ExperimentRecord
+from siamdiff.report.record import ExperimentRecord, Setting
 from siamdiff.report.stages import (
     AGREEMENT,
     COPIES,
@@ -102,6 +102,25 @@ class Scope:
         """Notes what a shared page does not show."""
         if what not in self.left_out:
             self.left_out.append(what)
+
+
+def own_set(setting: Setting, uris: Mapping[str, str]) -> str:
+    """The name, among sets that were compared, of the one that the setting made; the first by name if it is not there.
+
+    Args:
+        setting: whose.
+        uris: name -> URI; not empty.
+    """
+    made = setting.outputs.get("generate")
+    return min((name for name, uri in uris.items() if uri == made), default=min(uris))
+
+
+def own_result(outcome: Outcome) -> str | None:
+    """The name of a setting's own set in its evaluation, as `own_set`; None: nothing was evaluated."""
+    if outcome.evaluation is None or not outcome.evaluation.results:
+        return None
+    sets = outcome.evaluation.sets.synthetic
+    return own_set(outcome.setting, {name: sets[name].uri for name in outcome.evaluation.results})
 
 
 def _views(outcomes: Sequence[Outcome]) -> list[View]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from siamdiff.report.blocks import Card
 from siamdiff.report.helps import Arms, blocks_of, main_test
-from siamdiff.report.scope import TRAIN, Scope, View
+from siamdiff.report.scope import TRAIN, Scope, View, own_result
 from siamdiff.report.stages import Agreement, Figure, Row
 from siamdiff.report.tables import (
     ALPHA,
@@ -102,7 +102,7 @@ def summary(scope: Scope) -> list[str]:
 
 
 def cards(scope: Scope) -> list[Card]:
-    """The figures that are seen first: of the first baseline, the best arm with synthetic pairs, the first set."""
+    """The figures that are seen first: the first baseline, the best arm with synthetic pairs, a setting's own set."""
     found: list[Card] = []
     arms = _main(scope)
     for row in [row for of in arms for row in of.rows if row.arm == of.baseline][:1]:
@@ -111,7 +111,8 @@ def cards(scope: Scope) -> list[Card]:
     compared = _compared(arms)
     if made := [one for one in compared if one.is_made]:
         found.append(_best_card(made, len(compared)))
-    for view in scope.views[:1]:
+    owns = [view for view in scope.views if view.name == own_result(view.outcome)]
+    for view in owns[:1]:
         found += _set_cards(view, of=view.label if len(scope.views) > 1 else "")
     return found
 

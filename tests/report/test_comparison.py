@@ -11,6 +11,7 @@ from siamdiff import storage
 from siamdiff.errors import SiamdiffError, UserError
 from siamdiff.report.comparison import as_csv, as_latex, as_text, make_rows
 from siamdiff.report.record import EXPERIMENT, ExperimentRecord, Setting, read_experiment
+from siamdiff.report.scope import own_set
 
 
 def write_evaluation(uri: str, own: str, kid: float) -> str:
@@ -53,6 +54,15 @@ def test_a_setting_has_the_figures_of_its_own_set_and_the_dice_of_its_arms(setti
     assert first["mask_agreement_dice"] == 0.5
     assert (first["Dice, real+1"], second["Dice, real+1"]) == (0.7, None)
     assert first["Dice, real"] == second["Dice, real"] == 0.6
+
+
+@pytest.mark.parametrize(
+    ("made", "own"), [("/b", "b"), ("/gone", "a"), (None, "a")], ids=["own", "other", "none"]
+)
+def test_the_own_set_is_the_one_that_the_setting_made(made: str | None, own: str):
+    outputs: Any = {"generate": made} if made else {}
+    setting = Setting(name="x", meaning="", fields={}, outputs=outputs, seconds={})
+    assert own_set(setting, {"c": "/c", "b": "/b", "a": "/a"}) == own
 
 
 def test_the_table_is_full_as_csv_and_short_for_people(settings):

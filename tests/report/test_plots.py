@@ -61,3 +61,9 @@ def test_points_of_sets_differ_in_colour_and_shape():
 def test_a_plot_of_nothing_is_refused():
     with pytest.raises(ValueError, match="at least one"):
         plots.fold_sweep({}, "Dice")
+
+
+def test_many_long_names_leave_room_for_the_lines():
+    lines = {f"table5-{i}, attention-unet, ArSDM": [(0, 0.7, 0.01), (3, 0.71, 0.02)] for i in range(16)}
+    svg = ElementTree.fromstring(plots.fold_sweep(lines, "Dice"))
+    assert float(svg.attrib["height"].removesuffix("pt")) > 1.5 * 72 * plots.HIGH
