@@ -1,6 +1,6 @@
 """How near the images come to real ones, and whether they show their lesions: figures, t-SNE, mask agreement."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -8,16 +8,38 @@ from siamdiff.report import plots
 from siamdiff.report.blocks import Block, Heading, Plot, Plots, Section, Tabular, Text, note
 from siamdiff.report.looks import _missing
 from siamdiff.report.scope import Scope, View
-from siamdiff.report.stages import TSNE, Agreement
+from siamdiff.report.stages import TSNE, Agreement, Result
 from siamdiff.report.svg import inline, short_id
-from siamdiff.report.tables import Cell, Line, Table, figures_table, plain_table, score, words_table
+from siamdiff.report.tables import (
+    Cell,
+    Line,
+    Table,
+    figure_name,
+    figures_table,
+    plain_table,
+    score,
+    words_table,
+)
 
 REAL = "real"
-_READING = (
-    "Read every figure beside its floor, the same figure of two halves of the real images: a set that equals the "
-    "floor cannot be told from real images by this network. The interval says how the figure would vary with other "
-    "images of the same sources, not with another training run."
+_PARTS = (
+    "Read every figure beside that of real against real, its floor: the same figure of two disjoint random parts of "
+    "the real images, the first with as many images as the synthetic set, at most half of the real ones. A set that "
+    "comes to its floor differs no more than real images do among themselves, by this figure. "
 )
+_CEILING = (
+    "For {names}, where higher is better, it is a ceiling: what real images reach of each other, though chance can "
+    "carry a set above it. "
+)
+_OF_PAIRS = (
+    "{names} {compare} an image with the real one that its mask was made from; real against real are then pairs of "
+    "different real images, which share no more than the kind. "
+)
+_INTERVAL = (
+    "The interval says how the figure would vary with other images of the same sources, not with another training "
+    "run."
+)
+_PAIRED = ("lpips", "clip_i")  # how the names of figures of pairs begin
 
 
 def figures_section(scope: Scope) -> Section:
@@ -28,7 +50,7 @@ def figures_section(scope: Scope) -> Section:
         table = figures_table(results)
         rows = [text.split(": ", 1) for text in table.notes]
         definitions = words_table("What the figures are", ["figure or network", "definition"], rows)
-        parts += [Text(_READING), Tabular(table, "figurest")]
+        parts += [Text(_reading(results)), Tabular(table, "figurest")]
         parts.append(Tabular(definitions, "figuresd", "What the figures are, and the networks"))
     if scope.views:
         parts.append(Heading("Map of real and synthetic images (t-SNE)"))
@@ -42,6 +64,25 @@ def figures_section(scope: Scope) -> Section:
     elif without:
         parts.append(note(f"Without a t-SNE map: {', '.join(without)}."))
     return Section("figures", "How near are they to real images?", [*parts, *_missing(scope)])
+
+
+def _reading(results: Mapping[str, Result]) -> str:
+    """How to read the figures that there are."""
+    figures = [figure for result in results.values() for figure in result.figures]
+    paired = dict.fromkeys(figure_name(f) for f in figures if f.name.startswith(_PAIRED))
+    parted = [figure for figure in figures if not figure.name.startswith(_PAIRED)]
+    ceiling = dict.fromkeys(figure_name(f) for f in parted if f.higher_is_better)
+    told = _PARTS if parted else ""
+    told += _CEILING.format(names=_and(list(ceiling))) if ceiling else ""
+    if paired:
+        told += _OF_PAIRS.format(
+            names=_and(list(paired)), compare="compare" if len(paired) > 1 else "compares"
+        )
+    return told + _INTERVAL
+
+
+def _and(names: Sequence[str]) -> str:
+    return " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
 
 
 def _evaluations(scope: Scope) -> list[View]:

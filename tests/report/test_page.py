@@ -50,6 +50,10 @@ def test_a_page_has_every_part_of_an_experiment(page: str):
     assert "1 of 8 images (12.5%) are copies of training images" in plain
     assert "small 0% to 5% of the image" in plain  # the breakdown by size
     assert "real against real" in plain and "95% interval" in plain
+    assert "cannot be told" not in plain and "two halves" not in plain
+    assert "two disjoint random parts of the real images" in plain
+    assert "For Precision, Recall, Density and Coverage, where higher is better, it is a ceiling" in plain
+    assert "LPIPS" not in plain  # which is not among the figures
     assert "CC-BY-4.0" in plain and "cd" * 32 in plain  # licence, digest of the model
     assert "$0.07" in plain  # 120 s of a GPU at 2 dollars an hour
     assert "DEMO" not in plain
@@ -70,6 +74,22 @@ def test_the_same_experiment_gives_the_same_bytes_wherever_they_are_to_go(
     assert main(["report", uri, "--output", str(tmp_path / "a.html")]) == 0
     assert capsys.readouterr().out == f"report: {tmp_path / 'a.html'}\n"
     assert (tmp_path / "a.html").read_text() == page
+
+
+def test_figures_of_pairs_have_another_floor(uri: str, tmp_path: Path):
+    (setting,) = read_experiment(uri).settings
+    shutil.copytree(setting.outputs["evaluate"], tmp_path / "e")
+    metrics = storage.read_json(f"{tmp_path}/e/metrics.json")
+    first = metrics["results"]["synthetic"]["figures"][0]
+    pairs = [("lpips_vgg16", False), ("clip_i", True)]
+    figures = [first | {"name": name, "higher_is_better": is_high} for name, is_high in pairs]
+    metrics["results"]["synthetic"]["figures"] = figures
+    storage.write_json(f"{tmp_path}/e/metrics.json", metrics)
+    changed = setting.model_copy(update={"outputs": setting.outputs | {"evaluate": f"{tmp_path}/e"}})
+    plain = Path(write_report(write_record(str(tmp_path / "r"), [changed]))).read_text()
+    assert "LPIPS and CLIP-I compare an image with the real one that its mask was made from" in plain
+    assert "pairs of different real images" in plain
+    assert "it is a ceiling" not in plain and "two disjoint random parts" not in plain
 
 
 def test_a_demo_says_so_loudly_and_a_missing_map_is_named(tmp_path: Path):
