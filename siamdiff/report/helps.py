@@ -316,13 +316,13 @@ def _figure_cell(figure: Figure | None) -> Cell:
 def _settings_plot(first: Figure, figures: Mapping[str, Mapping[str, Figure]]) -> Plot:
     of = {setting: found[first.name] for setting, found in figures.items() if first.name in found}
     rows = {setting: (f.value, f.interval) for setting, f in of.items()}
-    axis = f"{_title(first)} ({'higher' if first.higher_is_better else 'lower'} is better)"
+    axis = f"{figure_name(first)} ({'higher' if first.higher_is_better else 'lower'} is better)"
     said = ", ".join(f"{setting} {number(f.value)}" for setting, f in of.items())
     name = short_id("settings", first.name)
     svg = inline(plots.settings_plot(rows, axis, first.floor), f"{axis}: {said}", f"{name}p")
     numbers = [[setting, number(f.value), number(f.floor)] for setting, f in of.items()]
     table = plain_table(axis, ["setting", "value", "real against real"], numbers)
-    caption = "Bar: 95% interval. Dashed: the same of real against real."
+    caption = f"{_title(first)}. Bar: 95% interval. Dashed: the same of real against real."
     return Plot(svg, caption, Tabular(table, f"{name}n", "The numbers"))
 
 

@@ -24,7 +24,7 @@ from siamdiff.segmentation.table import SHOWN_P, TITLES
 
 DICE = TITLES[SHOWN_P]
 _LOW = 0.5  # of its ceiling, at which an agreement is called low
-_EACH = 2  # sets that are told of one by one; more in ranges
+_EACH = 2  # sets that are told of one by one; more in ranges, and arms at once
 
 
 @dataclass(frozen=True)
@@ -219,9 +219,11 @@ def _caveats(compared: Sequence[_Compared]) -> list[str]:
     if significant and len(compared) > 1:
         limit = ALPHA / len(compared)
         safe = [one.name for one in significant if _is_below(one, limit)]
-        held = (
-            f"{', '.join(safe)} {'is' if len(safe) == 1 else 'are'} below it" if safe else "none is below it"
-        )
+        held = f"{', '.join(safe)} {'is' if len(safe) == 1 else 'are'} below it"
+        if not safe:
+            held = "none is below it"
+        elif len(safe) == len(significant) > _EACH:
+            held = f"all {len(safe)} that are significant are below it"
         sentences.append(
             f"p is not corrected for {len(compared)} comparisons; the limit would then be {limit:.3g} (Bonferroni): "
             f"{held}."
