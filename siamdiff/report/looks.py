@@ -21,6 +21,7 @@ from siamdiff.report.pictures import (
     synthetic_tile,
 )
 from siamdiff.report.scope import TRAIN, Scope, View
+from siamdiff.report.stages import Copies
 from siamdiff.report.svg import inline, short_id
 from siamdiff.report.tables import plain_table
 
@@ -29,6 +30,12 @@ MIN_PAIRS = 4
 MAX_MASKS = 2000  # of a set, evenly spread over its keys
 _EIGHT = np.ones((3, 3), int)  # pixels that touch at a corner are of one lesion
 _CLASSES = ("none", "1", "2", "3", "4 or more")
+_OUTLINED = "The cyan line is the outline of the mask that an image was made from, where it may be shown."
+_BARE = "No mask is outlined: each is a real one or gives one away, or that could not be checked."
+_NO_OUTLINES = (
+    "outlines of masks that were drawn on real images, were only moved or hardly bent, so that the real one could be "
+    "had from them, hold lesions of two, or cannot be compared with real ones; and how masks were moved"
+)
 _GONE = "Its samples are gone, or others by now: there are no pictures."
 
 
@@ -39,7 +46,7 @@ def pairs_section(scope: Scope) -> Section:
         if len(scope.views) > 1:
             parts.append(Heading(view.label))
         parts += _pairs(scope, view)
-    parts += _missing(scope)
+    parts += not_evaluated(scope)
     return Section("pairs", "What the pairs look like", parts)
 
 
@@ -54,11 +61,10 @@ def _pairs(scope: Scope, view: View) -> list[Block]:
         tiles = list(_shared(scope, view, samples))[:count]
         if not tiles:
             return [note("None of the pairs that were drawn may be shown here; see what was left out.")]
-        outlined = (
-            "The cyan line is the outline of the mask that an image was made from, where it may be shown."
-        )
         return [
-            Text(f"{len(tiles)} synthetic {shown}. {outlined}"),
+            Text(
+                f"{len(tiles)} synthetic {shown}. {_OUTLINED if any(of.outlined for of in tiles) else _BARE}"
+            ),
             Pairs([[tile] for tile in tiles], view.label),
         ]
     pairs = [_pair(view, sample) for sample in samples[:count]]
@@ -71,7 +77,7 @@ def _pairs(scope: Scope, view: View) -> list[Block]:
 
 
 def _pair(view: View, sample: Sample) -> list[Tile]:
-    tile = synthetic_tile(sample, outline=_has_mask(view), named=True, dice=view.dice.get(sample.meta.key))
+    tile = synthetic_tile(sample, outline=_has_mask(view), told=True, dice=view.dice.get(sample.meta.key))
     origin = sample.meta.synthetic
     if view.real is None or not isinstance(origin, Synthetic) or origin.parent not in _keys(view.real):
         return [tile]
@@ -82,20 +88,25 @@ def _shared(scope: Scope, view: View, samples: Sequence[Sample]) -> Iterator[Til
     made_from = view.info.made_from
     # copies were looked for among the reference's images, which another model may never have seen
     trained_on = (made_from.get("model") or {}).get("data_digest")
-    copies = view.copies if trained_on == view.evaluation.sets.real.digest else None
-    masks = (made_from.get("masks") or {}).get("digest")
+    measured = view.result.copies is not None and view.result.copies.by_chance is not None
+    copies = view.copies if measured and trained_on == view.evaluation.sets.real.digest else None
+    masks = scope.real_sets.get((made_from.get("masks") or {}).get("digest", ""))
     for sample in samples:
         reason = may_show(sample, copies)
         if reason:
             scope.leave_out(f"synthetic images of {view.label}, where {reason}")
             continue
-        outline = masks in scope.real_sets and may_outline(sample, scope.annotations)
+        outline = may_outline(sample, _parent_mask(masks, sample), scope.annotations)
         if not outline:
-            scope.leave_out(
-                "outlines of masks that were drawn on real images, hold lesions of two of them, or cannot be compared "
-                "with them"
-            )
-        yield synthetic_tile(sample, outline=outline, named=False, dice=view.dice.get(sample.meta.key))
+            scope.leave_out(_NO_OUTLINES)
+        yield synthetic_tile(sample, outline=outline, told=False, dice=view.dice.get(sample.meta.key))
+
+
+def _parent_mask(masks: ShardSet | None, sample: Sample) -> np.ndarray | None:
+    origin = sample.meta.synthetic
+    if masks is None or not isinstance(origin, Synthetic) or origin.parent not in _keys(masks):
+        return None
+    return masks_of(masks, [origin.parent])[0]
 
 
 def _has_mask(view: View) -> bool:
@@ -107,7 +118,7 @@ def _keys(shards: ShardSet) -> frozenset[str]:
     return frozenset(shards.keys())
 
 
-def _missing(scope: Scope) -> list[Block]:
+def not_evaluated(scope: Scope) -> list[Block]:
     """Why settings have no evaluation."""
     found: list[Block] = []
     for outcome in scope.outcomes:
@@ -128,7 +139,7 @@ def copies_section(scope: Scope) -> Section:
         if len(scope.views) > 1:
             parts.append(Heading(view.label))
         parts += _copies(scope, view)
-    parts += _missing(scope)
+    parts += not_evaluated(scope)
     return Section("copies", "Are training images copied?", parts)
 
 
@@ -140,7 +151,7 @@ def _copies(scope: Scope, view: View) -> list[Block]:
     told = (
         f"{copies.count:,} of {view.result.count:,} images ({copies.rate:.1%}) come nearer to a training image than "
         f"real images of different groups come to each other: within {limits.features:.3g} in features or "
-        f"{limits.pixels:.3g} in pixels (1 - cosine; {limits.basis})."
+        f"{limits.pixels:.3g} in pixels (1 - cosine; {limits.basis}). {_base_rate(copies)}"
     )
     if scope.share:
         scope.leave_out("the pairs of training and synthetic images that are nearest to each other")
@@ -159,6 +170,15 @@ def _copies(scope: Scope, view: View) -> list[Block]:
         Text(f"The {len(tiles)} nearest, the nearest first:"),
         Pairs(tiles, f"nearest, {view.label}"),
     ]
+
+
+def _base_rate(copies: Copies) -> str:
+    """What the rate has to be read beside."""
+    if copies.by_chance is None:
+        return (
+            "With so few groups these limits find hardly more than equal images: this rate is no measurement."
+        )
+    return f"Up to {copies.by_chance:.1%} of new real images would be called copies too."
 
 
 def masks_section(scope: Scope) -> Section:
@@ -238,7 +258,9 @@ def _area_plot(areas: dict[str, np.ndarray]) -> Plot:
     top = float(np.percentile(np.concatenate(list(areas.values())), 99.5)) or None
     axis = "share of the image that the mask covers, %"
     svg = inline(plots.shares(areas, axis, top), f"Size of the masks: {said}", "areap")
-    return Plot(svg, f"Size: {said}.", Tabular(table, "arean", "The numbers"))
+    beyond = sum(int((values > top).sum()) for values in areas.values()) if top else 0
+    cut = f" {beyond:,} of more than {top:.1f}% lie beyond the axis." if beyond else ""
+    return Plot(svg, f"Size: {said}.{cut}", Tabular(table, "arean", "The numbers"))
 
 
 def _lesions_plot(lesions: dict[str, dict[str, float]]) -> Plot:

@@ -6,7 +6,7 @@ import numpy as np
 
 from siamdiff.report import plots
 from siamdiff.report.blocks import Block, Heading, Plot, Plots, Section, Tabular, Text, note
-from siamdiff.report.looks import _missing
+from siamdiff.report.looks import not_evaluated
 from siamdiff.report.scope import Scope, View
 from siamdiff.report.stages import TSNE, Agreement, Result
 from siamdiff.report.svg import inline, short_id
@@ -63,7 +63,7 @@ def figures_section(scope: Scope) -> Section:
         parts.append(note("This evaluation was made without a t-SNE map."))
     elif without:
         parts.append(note(f"Without a t-SNE map: {', '.join(without)}."))
-    return Section("figures", "How near are they to real images?", [*parts, *_missing(scope)])
+    return Section("figures", "How near are they to real images?", [*parts, *not_evaluated(scope)])
 
 
 def _reading(results: Mapping[str, Result]) -> str:
@@ -141,7 +141,7 @@ def agreement_section(scope: Scope) -> Section:
             Tabular(_sizes_table(label, of), short_id("sizes", label)) for label, of in measured if of.by_size
         ]
     parts += [note(f"The images of {label} came without masks.") for label, of in found if of is None]
-    return Section("agreement", "Is the lesion where the mask says?", [*parts, *_missing(scope)])
+    return Section("agreement", "Is the lesion where the mask says?", [*parts, *not_evaluated(scope)])
 
 
 def _agreement_table(measured: Sequence[tuple[str, Agreement]]) -> Table:

@@ -5,7 +5,6 @@ A page depends on the experiment's files and this code alone: the same inputs gi
 
 import base64
 import hashlib
-import re
 from collections.abc import Callable
 from importlib import resources
 from importlib.metadata import version
@@ -15,19 +14,14 @@ import jinja2
 from markupsafe import Markup
 
 from siamdiff import storage
-from siamdiff.data.sample import KEY_DIGITS
 from siamdiff.report import helps, looks, making, nearness, words
 from siamdiff.report.blocks import Page, Section
 from siamdiff.report.record import read_experiment
+from siamdiff.report.redaction import redactor
 from siamdiff.report.scope import Scope
 
 PAGE, SHARED = "report.html", "report-share.html"
 TEMPLATE, STYLES = "page.html.jinja", "page.css"
-HIDDEN = "[left out]"
-# URIs of stores, paths from a root, a home or a working folder; never a lone slash, as in "better / worse"
-_PLACES = re.compile(r"(?:(?:s3|file)://|(?<![\w.<:/])(?:~|\.{1,2})?/(?=[\w.+-]))[^\s,;()'\"]*[^\s,;()'\":.]")
-_KEY = re.compile(rf"[0-9a-f]{{{KEY_DIGITS}}}")  # also of a sample whose set is gone
-_WORDS = re.compile(r"[\w.+-]+")
 _PRIVATE = (
     "real images, the masks drawn on them, and outlines of these",
     "keys of real samples, and the places where anything lies",
@@ -49,7 +43,7 @@ def write_report(uri: str, share: bool = False, output: str | None = None) -> st
     uri = storage.normalize(uri)
     target = storage.normalize(output) if output else storage.join(uri, SHARED if share else PAGE)
     scope = Scope.of(read_experiment(uri), share)
-    storage.write_bytes(target, render(page_of(scope), _redacted(scope) if share else None).encode())
+    storage.write_bytes(target, render(page_of(scope), redactor(scope) if share else None).encode())
     return target
 
 
@@ -108,23 +102,3 @@ def render(page: Page, redact: Callable[[str], str] | None = None) -> str:
     return environment.get_template(TEMPLATE).render(
         page=page, styles=Markup(styles), style_hash=Markup(style_hash)
     )
-
-
-def _redacted(scope: Scope) -> Callable[[str], str]:
-    """Hides whatever may be the key of a real sample, and places; that of a set becomes the set's name."""
-    made = frozenset().union(*(view.shards.keys() for view in scope.views if view.shards is not None))
-    real = frozenset().union(*(shards.keys() for shards in scope.real_sets.values()))
-    names = {view.info.uri: view.label for view in scope.views}
-    names |= {info.uri: "the real set" for view in scope.views for info in [view.evaluation.sets.real]}
-    names |= {shards.uri: "the real set" for shards in scope.real_sets.values()}
-
-    def hidden(word: re.Match[str]) -> str:
-        is_key = word[0] in real or (_KEY.fullmatch(word[0]) and word[0] not in made)
-        return HIDDEN if is_key else word[0]
-
-    def redact(text: str) -> str:
-        for place in sorted(names, key=len, reverse=True):
-            text = text.replace(place, names[place])
-        return _WORDS.sub(hidden, _PLACES.sub(HIDDEN, text))
-
-    return redact

@@ -15,6 +15,7 @@ from PIL import Image
 
 from siamdiff.data.sample import Sample, Synthetic, decode_mask
 from siamdiff.data.shardset import ShardSet
+from siamdiff.data.transforms import apply
 from siamdiff.evaluation.sheets import TILE, describe, fit, outlined, tile_size
 from siamdiff.report.stages import Near
 
@@ -23,6 +24,8 @@ QUALITY, EFFORT = (
     30,
 )  # of images that are not enlarged; enlarged ones are kept to the bit, with some effort
 IMAGE_GUIDED = "mask+image"  # the guide that takes real images along
+MAX_LIKENESS = 0.9  # Dice with a real mask, up to which an outline may be shared
+_BENDS = {"elastic", "boundary"}  # the transforms that change a mask's shape
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class Tile:
     picture: Picture
     title: str
     lines: tuple[str, ...] = ()
+    outlined: bool = False  # whether a mask's border is drawn in it
 
 
 def real_tile(sample: Sample) -> Tile:
@@ -48,27 +52,27 @@ def real_tile(sample: Sample) -> Tile:
     picture = _picture(
         sample.image, sample.mask, f"Real image {sample.meta.key}; {where(sample.mask)}, outlined"
     )
-    return Tile(picture, "real (parent)", (sample.meta.key,))
+    return Tile(picture, "real (parent)", (sample.meta.key,), outlined=True)
 
 
-def synthetic_tile(sample: Sample, *, outline: bool, named: bool, dice: float | None = None) -> Tile:
+def synthetic_tile(sample: Sample, *, outline: bool, told: bool, dice: float | None = None) -> Tile:
     """A synthetic image.
 
     Args:
         sample: as its set holds it.
         outline: whether its mask is outlined.
-        named: whether the other sample that a combined mask took lesions of is named.
+        told: whether it is said how its mask was moved; from that and its outline follows the mask it was before.
         dice: mask agreement of this sample; None: not known.
     """
     origin = sample.meta.synthetic
     how = "synthetic"
     if isinstance(origin, Synthetic):
-        how = f"fold {origin.fold}: " + moved(origin.transform, named=named)
+        how = f"fold {origin.fold}: " + moved(origin.transform, told=told)
     agreement = "" if dice is None else f", Dice {dice:.2f}"
-    told = f"; {where(sample.mask)}, outlined" if outline else ""
-    alt = f"Synthetic image {sample.meta.key}, {how}{told}{agreement}"
+    lies = f"; {where(sample.mask)}, outlined" if outline else ""
+    alt = f"Synthetic image {sample.meta.key}, {how}{lies}{agreement}"
     picture = _picture(sample.image, sample.mask if outline else None, alt)
-    return Tile(picture, f"synthetic{agreement}", (sample.meta.key, how))
+    return Tile(picture, f"synthetic{agreement}", (sample.meta.key, how), outlined=outline)
 
 
 def nearest_tiles(real: Sample, synthetic: Sample, near: Near) -> tuple[Tile, Tile]:
@@ -87,13 +91,11 @@ def nearest_tiles(real: Sample, synthetic: Sample, near: Near) -> tuple[Tile, Ti
     )
 
 
-def moved(transform: dict[str, Any], *, named: bool) -> str:
-    """In words what was done to a mask; `named`: with the key of the mask whose lesions were added."""
+def moved(transform: dict[str, Any], *, told: bool) -> str:
+    """In words what was done to a mask; `told`: with every number, and the key of the mask whose lesions were added."""
     if not transform:
         return "the parent's own mask"
-    if not named and "combine" in transform:
-        transform = transform | {"combine": transform["combine"] | {"parent": "another mask"}}
-    return f"mask moved: {describe(transform)}"
+    return f"mask moved: {describe(transform)}" if told else "mask moved"
 
 
 def may_show(sample: Sample, copies: Collection[str] | None) -> str:
@@ -101,7 +103,8 @@ def may_show(sample: Sample, copies: Collection[str] | None) -> str:
 
     Args:
         sample: the image.
-        copies: keys of the images that the evaluation takes for copies; None: nobody looked.
+        copies: keys of the images that the evaluation takes for copies; None: nobody looked, or not where or as one
+            has to.
     """
     origin = sample.meta.synthetic
     if not isinstance(origin, Synthetic):
@@ -109,29 +112,51 @@ def may_show(sample: Sample, copies: Collection[str] | None) -> str:
     if "guide" not in origin.sampler or origin.sampler["guide"] == IMAGE_GUIDED:
         return "it was made with real images (copy-paste, or guide mask+image)"
     if copies is None:
-        return "whether it is a copy of a training image was not measured"
+        return (
+            "whether it is a copy of a training image was not measured, or with too few groups for the limits"
+        )
     if sample.meta.key in copies:
         return "it is a copy of a training image by the evaluation's limits"
     return ""
 
 
-def may_outline(sample: Sample, annotations: Collection[bytes]) -> bool:
-    """Whether the mask of a synthetic image is none that a person drew: not as it is, mirrored or turned by 90 degrees.
+def may_outline(sample: Sample, parent: np.ndarray | None, annotations: Collection[bytes]) -> bool:
+    """Whether the outline of a synthetic image's mask leaves open what a person drew.
+
+    A mask that was mirrored, scaled, sheared, turned and shifted keeps its shape: the real one comes back by as many
+    numbers. So it must have been bent, or got another outline, and be unlike its parent's after the same move without
+    that, as well as in each of its 8 positions, wherever either lies.
 
     Args:
-        sample: the image with its mask.
+        sample: the image with its mask (H, W).
+        parent: the mask (H, W) that it was made from; None: it is not there.
         annotations: `annotation` of every real mask.
     """
     origin = sample.meta.synthetic
-    if not isinstance(origin, Synthetic) or not origin.transform or "combine" in origin.transform:
+    if parent is None or not isinstance(origin, Synthetic) or "combine" in origin.transform:
         return False
-    return annotation(sample.mask) not in annotations
+    if not _BENDS & origin.transform.keys() or annotation(sample.mask) in annotations:
+        return False
+    rigid = {name: of for name, of in origin.transform.items() if name not in _BENDS}
+    return all(
+        _likeness(sample.mask, of) <= MAX_LIKENESS for of in (apply(parent, rigid), *_positions(parent))
+    )
 
 
 def annotation(mask: np.ndarray) -> bytes:
     """One value for a square mask (H, W) in all its 8 positions."""
-    turned = [np.rot90(of, times) for of in (mask, mask[:, ::-1]) for times in range(4)]
-    return min(np.packbits(of >= 128).tobytes() for of in turned)
+    return min(np.packbits(of >= 128).tobytes() for of in _positions(mask))
+
+
+def _positions(mask: np.ndarray) -> list[np.ndarray]:
+    return [np.rot90(of, times) for of in (mask, mask[:, ::-1]) for times in range(4)]
+
+
+def _likeness(mask: np.ndarray, other: np.ndarray) -> float:
+    """The largest Dice that two masks (H, W) have wherever one of them is shifted to, around the image's border."""
+    spectra = [np.fft.rfft2(of >= 128) for of in (mask, other)]
+    overlap = np.fft.irfft2(spectra[0] * spectra[1].conj(), mask.shape).max()
+    return float(2 * overlap / max(np.count_nonzero(mask) + np.count_nonzero(other), 1))
 
 
 def masks_of(shard_set: ShardSet, keys: Sequence[str]) -> list[np.ndarray]:

@@ -85,6 +85,7 @@ class Limits(_Read):
 
     features: float
     pixels: float
+    rank: int  # 0: too few groups for the quantile
     basis: str
 
 
@@ -103,8 +104,14 @@ class Copies(_Read):
 
     rate: float
     count: int
+    quantile: float = Field(gt=0, lt=1)
     limits: Limits
     nearest: list[Near]
+
+    @property
+    def by_chance(self) -> float | None:
+        """Share of new real images, at most, that would be called copies; None: too few groups to set such limits."""
+        return min(2 * self.quantile, 1.0) if self.limits.rank else None  # in one space or the other
 
 
 class Result(_Read):

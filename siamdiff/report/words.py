@@ -292,9 +292,18 @@ def _look(view: View, of: str) -> str:
         told.append(f"the {figure_name(first)} is {number(first.value)}{floor}")
     if result.copies is not None:
         images = f"{result.copies.count:,} of {result.count:,} images ({result.copies.rate:.1%})"
-        told.append(f"{images} are copies of training images by the evaluation's limits")
+        told.append(
+            f"{images} are copies of training images by the evaluation's limits, {_base_rate(result.copies.by_chance)}"
+        )
     text = "; ".join(told)
     return f"{of + ': ' if of else ''}{text if of else text[:1].upper() + text[1:]}." if told else ""
+
+
+def _base_rate(by_chance: float | None) -> str:
+    """What a rate of copies has to be read beside."""
+    if by_chance is None:
+        return "which too few groups have set: it is not known"
+    return f"and up to {by_chance:.1%} of new real images would be"
 
 
 def _reading(agreement: Agreement) -> str:
@@ -311,7 +320,7 @@ def _ranges(views: Sequence[View]) -> list[str]:
     }
     firsts = {view.label: first for view in views if (first := _first(view.result.figures))}
     same = {label: f.value for label, f in firsts.items() if f.name == next(iter(firsts.values())).name}
-    rates = {view.label: view.result.copies.rate for view in views if view.result.copies is not None}
+    rates = {v.label: c.rate for v in views if (c := v.result.copies) is not None and c.by_chance is not None}
     told = [f"Of {len(views)} sets"]
     told += [f"mask agreement (Dice) {_range(dice, '{:.2f}'.format)}"] if dice else []
     told += [f"the {figure_name(next(iter(firsts.values())))} {_range(same, number)}"] if same else []
@@ -339,7 +348,7 @@ def _set_cards(view: View, of: str) -> list[Card]:
         floor = f"real against real {number(first.floor)}"
         found.append(Card(f"{figure_name(first)}{beside}", number(first.value), floor))
     if (copies := view.result.copies) is not None:
-        images = f"{copies.count:,} of {view.result.count:,} images"
+        images = f"{copies.count:,} of {view.result.count:,} images; {_base_rate(copies.by_chance)}"
         found.append(Card(f"copies of training images{beside}", f"{copies.rate:.1%}", images))
     return found
 

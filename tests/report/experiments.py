@@ -11,6 +11,7 @@ from siamdiff.data.phantom import render_phantom
 from siamdiff.data.sample import Synthetic, make_sample
 from siamdiff.data.shards import shard_name, write_shard
 from siamdiff.data.shardset import ShardSet, finish_set
+from siamdiff.data.transforms import apply
 from siamdiff.evaluation.agreement import SIZES, Agreement, OfSize
 from siamdiff.evaluation.copies import Training, calibrate, unit
 from siamdiff.evaluation.features import EFFICIENTNET
@@ -23,6 +24,8 @@ from tests.tiny_model import RESOLUTION, write_masks
 
 REAL, SYNTHETIC = 10, 8
 MOVED = {"translate": {"x": 0.1, "y": 0.0}}
+ENLARGED = {"scale": {"factor": 1.5}}
+BENT = {"boundary": {"amplitude": 0.9, "spacing": 0.75, "seed": 1}}
 COMBINED = {"combine": {"parent": "", "lesions": [0]}}  # its parent is a real key
 ARMS = {"real": 0.0, "real+1": 0.02, "real+2": 0.03, "copy-paste": 0.0, "synthetic": -0.2}
 IMAGES = 12
@@ -37,6 +40,7 @@ def write_experiment(
     settings: int = 1,
     tsne: bool = True,
     noise: float = 0.0,
+    groups: int = 60,
     **origin: str,
 ) -> str:
     """The URI of an experiment whose stages are all there."""
@@ -46,7 +50,7 @@ def write_experiment(
     write_run(f"{root}/runs/a", root)
     made = []
     for i in range(settings):
-        write_evaluation(f"{root}/evaluation/{i}", real, synthetic, seed=i, tsne=tsne)
+        write_evaluation(f"{root}/evaluation/{i}", real, synthetic, seed=i, tsne=tsne, groups=groups)
         write_segmentation(f"{root}/segmentation/{i}", real, synthetic, gains, noise, seed=i)
         made.append(
             Setting(
@@ -74,7 +78,8 @@ def write_record(uri: str, settings: list[Setting], demo: bool = False) -> str:
 
 def write_synthetic(uri: str, real: ShardSet, masks: str = "", trained_on: str = "") -> ShardSet:
     """Samples of a model, by number: 0 to 2 with the parent's own mask, 3 with one that is called moved and is only
-    mirrored, 4 and 5 moved, 6 combined; 7 is a real pair of copy-paste, and 0 a copy by the evaluation's limits.
+    mirrored, 4 bent and moved, 5 moved and enlarged, 6 combined; 7 is a real pair of copy-paste, and 0 a copy by the
+    evaluation's limits.
 
     `masks` and `trained_on` are digests of other sets that its masks and its model come from."""
     samples = []
@@ -85,7 +90,8 @@ def write_synthetic(uri: str, real: ShardSet, masks: str = "", trained_on: str =
         if i == 3:
             mask, transform = mask[:, ::-1].copy(), MOVED
         if i in (4, 5):
-            mask, transform = np.roll(mask, 3, 1), MOVED
+            transform = MOVED | (BENT if i == 4 else ENLARGED)
+            mask = apply(mask, transform)
         if i == 6:
             mask, transform = np.roll(mask, 3, 0), {"combine": COMBINED["combine"] | {"parent": keys[-1]}}
         if i in (0, 7):
@@ -133,12 +139,17 @@ def write_run(uri: str, root: str) -> None:
     storage.write_json(f"{uri}/model/siamdiff.json", {"model_digest": "cd" * 32, "versions": {"torch": "2"}})
 
 
-def write_evaluation(uri: str, real: ShardSet, synthetic: ShardSet, *, seed: int, tsne: bool) -> None:
+def write_evaluation(
+    uri: str, real: ShardSet, synthetic: ShardSet, *, seed: int, tsne: bool, groups: int = 60
+) -> None:
+    """`groups`: of the 60 images that the limits of copies are set by."""
     rng = np.random.default_rng(seed)
     features = rng.normal(size=(60, 4)), rng.normal(0.5, size=(40, 4))
     figures, warnings = compare(features[1], features[0], EFFICIENTNET, "real, train", Recipe(resamples=20))
     keys, training = synthetic.keys(), real.keys("train")
-    limits = calibrate(Training(unit(features[0]), unit(features[0])), [str(i) for i in range(60)], 0.05)
+    limits = calibrate(
+        Training(unit(features[0]), unit(features[0])), [str(i % groups) for i in range(60)], 0.05
+    )
     near = [
         {"key": key, "training": training[i], "features": 0.1, "pixels": 0.2, "copy": key == key_of(0)}
         for i, key in enumerate(keys)

@@ -48,6 +48,7 @@ def test_a_page_has_every_part_of_an_experiment(page: str):
     assert "Significantly worse: synthetic," in plain
     assert "The splits are not patient-separated" in plain
     assert "1 of 8 images (12.5%) are copies of training images" in plain
+    assert plain.count("p to 10.0% of new real images would be") == 3  # summary, card, section
     assert "small 0% to 5% of the image" in plain  # the breakdown by size
     assert "real against real" in plain and "95% interval" in plain
     assert "cannot be told" not in plain and "two halves" not in plain
@@ -132,6 +133,10 @@ def test_sets_that_are_others_by_now_have_no_pictures(tmp_path: Path):
     storage.delete_folder(f"{tmp_path}/synthetic/a")
     page = Path(write_report(uri)).read_text()
     assert "Its samples are gone, or others by now" in page
+
+
+def test_masks_that_no_bar_holds_are_counted(page: str):
+    assert re.search(r"Size: [^<]*\d of more than \d+\.\d% lie beyond the axis", page)
 
 
 def test_names_are_written_as_text(tmp_path: Path):

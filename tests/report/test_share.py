@@ -3,8 +3,10 @@
 import base64
 import io
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,11 +15,21 @@ from PIL import Image
 from siamdiff import storage
 from siamdiff.data.sample import Foreign
 from siamdiff.data.shardset import ShardSet
+from siamdiff.data.transforms import apply
 from siamdiff.report.page import write_report
-from siamdiff.report.pictures import annotation, may_show
+from siamdiff.report.pictures import annotation, may_outline, may_show
+from siamdiff.report.record import read_experiment
+from siamdiff.report.redaction import redactor
+from siamdiff.report.scope import Scope
 from tests.report.experiments import key_of, write_experiment
 from tests.tiny_model import RESOLUTION
 
+SIMILAR = {
+    "flip": {"left_right": True},
+    "scale": {"factor": 0.9},
+    "rotate": {"degrees": 33.0},
+    "translate": {"x": 0.1, "y": 0.05},
+}
 FIGURE = re.compile(r'<img src="data:image/webp;base64,([^"]+)"[^>]*alt="([^"]*)"')
 SAME = 0.3  # share of equal pixels, which two images of different scenes do not have
 
@@ -32,6 +44,11 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def page(root: Path) -> str:
     return Path(write_report(f"{root}/experiments/0", share=True)).read_text()
+
+
+@pytest.fixture(scope="module")
+def redact(root: Path) -> Callable[[str], str]:
+    return redactor(Scope.of(read_experiment(f"{root}/experiments/0"), share=True))
 
 
 def images(page: str) -> dict[str, np.ndarray]:
@@ -80,16 +97,134 @@ def test_what_was_left_out_is_said(page: str):
     assert "nearest real" not in page
 
 
-def test_outlines_are_of_moved_masks_alone(page: str):
-    """Not of the parent's own, one that is only mirrored, or one with lesions of another."""
+def test_outlines_are_of_bent_masks_alone(page: str):
+    """Not of the parent's own, one that is only moved or mirrored, or one with lesions of another."""
     outlined = {alt.split()[2].rstrip(",") for alt in images(page) if "outlined" in alt}
-    assert outlined == {key_of(4), key_of(5)}
+    assert outlined == {key_of(4)}
     cyan = {
         alt.split()[2].rstrip(",")
         for alt, image in images(page).items()
         if (image == (0, 229, 255)).all(2).any()
     }
     assert cyan == outlined
+    assert "The cyan line" in page and "were only moved" in page[page.index('id="left-out"') :]
+
+
+def test_how_a_mask_was_moved_is_not_told(root: Path, page: str):
+    """With a mask's outline, its move gives the mask that it was before."""
+    assert "shifted" not in page and "mask moved" in page
+    assert "shifted" in Path(write_report(f"{root}/experiments/0")).read_text()
+
+
+@pytest.mark.parametrize(
+    ("transform", "outlined"),
+    [
+        (SIMILAR | {"boundary": {"amplitude": 0.9, "spacing": 0.75, "seed": 1}}, True),
+        (SIMILAR | {"elastic": {"amplitude": 0.72, "spacing": 1.5, "seed": 1}}, True),
+        (SIMILAR, False),
+        (SIMILAR | {"shear": {"degrees": 30.0}}, False),
+        (SIMILAR | {"boundary": {"amplitude": 0.02, "spacing": 0.75, "seed": 1}}, False),
+    ],
+)
+def test_a_mask_that_gives_its_parent_away_has_no_outline(
+    root: Path, transform: dict[str, Any], outlined: bool
+):
+    rows, columns = np.mgrid[:96, :96]
+    parent = np.where((rows - 45) ** 2 + 4 * (columns - 50) ** 2 < 600, 255, 0).astype(np.uint8)
+    parent[30:45, 50:60] = 255
+    made = apply(parent, transform)
+    sample = ShardSet.open(f"{root}/synthetic/a").read(key_of(4))
+    about = sample.meta.synthetic.model_copy(update={"transform": transform})
+    sample = replace(sample, mask=made, meta=sample.meta.model_copy(update={"synthetic": about}))
+    assert may_outline(sample, parent, frozenset()) == outlined
+    assert not may_outline(sample, None, frozenset())
+    # what its own record says is not believed: a real one, merely elsewhere
+    assert not may_outline(replace(sample, mask=np.roll(parent[::-1], 7, 1)), parent, frozenset())
+
+
+def test_limits_of_too_few_groups_measure_nothing(tmp_path: Path):
+    """One patient: no distance between groups, so that the limits find equal images alone."""
+    uri = write_experiment(tmp_path, groups=1)
+    page = Path(write_report(uri, share=True)).read_text()
+    assert "data:image" not in page
+    assert "with too few groups for the limits" in page
+    assert "this rate is no measurement" in page and "set: it is not known" in page
+    assert "new real images" not in page
+
+
+PLACES = [
+    "/mnt/St Mary Jane Doe/base",
+    "s3://clinic/jane doe/x",
+    "/mnt/a,jane/doe",
+    "uri:/mnt/jane/x",
+    "uri=/mnt/jane",
+    "file:///mnt/jane/x",
+    "gs://mnt/jane",
+    "~jane/x",
+    "../jane/x",
+    "/mnt/O'Brien/jane",
+    "/mnt/Doe, Jane/base",
+    "/mnt/St. Jane/base",
+    "/mnt/jane doe",
+    "(/mnt/jane)",
+    "{'x': '/mnt/jane doe'}",
+    "{real}-jane-doe/base",
+    "{real} jane/base",
+    "{real}, jane/base",
+    "{real}/jane",
+    "{real}.jane/x",
+    "/jane{real}",
+]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_place_is_hidden_with_all_its_signs(root: Path, redact: Callable[[str], str], place: str):
+    told = redact(f"odd is {place.replace('{real}', f'{root}/data')}; 3 left out")
+    assert "jane" not in told.lower() and "doe" not in told.lower() and "mary" not in told.lower()
+    assert "Brien" not in told and "mnt" not in told and str(root) not in told
+    assert told.startswith("odd is ") and told.endswith("; 3 left out")
+
+
+def test_sets_keep_their_names_and_words_stay(root: Path, redact: Callable[[str], str]):
+    assert redact(f"{root}/data.") == "the real set."
+    assert (
+        redact(f"a: {root}/data has ('{root}/synthetic/a', odd)") == "a: the real set has ('synthetic', odd)"
+    )
+    for text in (
+        "better / worse",
+        "and/or",
+        "https://creativecommons.org/licenses/by/4.0/",
+        "1/2",
+        "0.3333333333333333",
+        "ab" * 32,
+    ):
+        assert redact(text) == text
+
+
+@pytest.mark.parametrize(
+    "around", ["{}.", "{}.png", "{}.mask.png", "{}-0", "{}_0", "of {}", "({})", "x{}", "{}x"]
+)
+def test_a_key_is_hidden_whatever_stands_beside_it(redact: Callable[[str], str], around: str):
+    assert redact(around.format("0123456789abcdef")) == around.format("[left out]")
+    assert redact(around.format(key_of(1))) == around.format(key_of(1))  # a synthetic one
+
+
+def test_no_place_of_a_base_or_a_further_set_is_told(tmp_path: Path):
+    """Names of people with blanks, in what a run is pinned to and in what a warning says of segment.real."""
+    uri = write_experiment(tmp_path)
+    pinned = {
+        "model.base": "/mnt/St Mary Jane Doe",
+        "model.parts": "s3://clinic/jane doe",
+        "data.uri": "/x/y z",
+    }
+    storage.write_json(f"{tmp_path}/runs/a/pinned.json", pinned)
+    metrics = storage.read_json(f"{tmp_path}/segmentation/0/metrics.json")
+    metrics["sets"]["real"]["uri"] = "/mnt/another jane"
+    metrics["warnings"] = ["no parent in /mnt/another jane: not known"]
+    storage.write_json(f"{tmp_path}/segmentation/0/metrics.json", metrics)
+    page = re.sub(r'"data:[^"]*"', "", Path(write_report(uri, share=True)).read_text())
+    assert not re.search(r"jane|st mary|\bdoe\b|y z|/mnt", page.lower())
+    assert "no parent in the real set: not known" in page
 
 
 def test_images_of_unknown_nearness_are_not_shown(root: Path):
@@ -117,9 +252,11 @@ def test_keys_are_hidden_when_their_set_is_gone(tmp_path: Path):
     uri = write_experiment(tmp_path)
     keys = ShardSet.open(f"{tmp_path}/data").keys()
     storage.delete_folder(f"{tmp_path}/data")
-    page = re.sub(r'"data:[^"]*"', "", Path(write_report(uri, share=True)).read_text())
+    whole = Path(write_report(uri, share=True)).read_text()
+    page = re.sub(r'"data:[^"]*"', "", whole)
     assert [key for key in keys if key in page] == []
-    assert "outlined" not in page and str(tmp_path) not in page
+    assert "outlined" not in "".join(images(whole)) and "No mask is outlined: " in page
+    assert str(tmp_path) not in page
 
 
 def test_a_mask_is_known_in_all_its_positions():
