@@ -163,11 +163,14 @@ def _time(scope: Scope) -> list[Block]:
     )
     if not any(costs):
         return [table, Text("What it cost is not known: no cluster.price was given, or no GPU was used.")]
-    return [table, Text("Cost: cluster.price for every GPU, from the first second of a stage to its last.")]
+    return [
+        table,
+        Text("Cost, at the most: cluster.price for every GPU of a stage, as long as its commands took."),
+    ]
 
 
 def _cost(outcome: Outcome) -> float | None:
-    """Dollars of training and generation; None without a price or GPUs."""
+    """Dollars of training and generation at the most, all GPUs all the time; None without a price or GPUs."""
     config = outcome.run.config if outcome.run else {}
     cluster = config.get("cluster") or {}
     if not cluster.get("price") or not cluster.get("gpus"):
