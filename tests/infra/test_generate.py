@@ -444,6 +444,7 @@ def test_a_set_that_another_job_makes_is_left_to_it(workplace, root, caplog):
 
 
 @pytest.mark.cluster
+@pytest.mark.soak
 def test_a_budget_ends_a_command_after_the_shards_at_work_and_the_next_one_goes_on(
     undisturbed, workplace, root
 ):
