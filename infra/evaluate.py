@@ -21,7 +21,6 @@ from infra.figures import REFERENCE, figures_of
 from infra.measure import Measured, measure
 from infra.named_sets import NamedSet, check_count, open_sets
 from infra.pairs import REFERENCE_SPLIT, refuse_shared
-from infra.records import read_record
 from infra.stage import CONFIG, EVALUATION, StageStatus, reported
 from infra.tsne import Plane, plane_of
 from siamdiff import storage
@@ -33,6 +32,7 @@ from siamdiff.evaluation.agreement import Agreement
 from siamdiff.evaluation.extractors import Extractor, find
 from siamdiff.evaluation.sheets import Pair, contact_sheet
 from siamdiff.evaluation.table import as_latex, as_text, make_rows
+from siamdiff.records import read_record
 from siamdiff.sections import set_file
 from siamdiff.tables import Row, as_csv
 

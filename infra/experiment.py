@@ -7,7 +7,7 @@ a run that two tables have in common) is made once, and a command that ended any
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from pydantic import BaseModel, Field
 
@@ -16,12 +16,13 @@ from infra.evaluate import evaluate
 from infra.generate import generate
 from infra.ingest import ingest
 from infra.named_sets import check_given
-from infra.records import read_record
 from infra.segment import segment
 from infra.stage import EXPERIMENTS
 from infra.train import train
 from siamdiff import storage
 from siamdiff.config import Config, digest
+from siamdiff.errors import SiamdiffError
+from siamdiff.records import read_record
 from siamdiff.report import comparison
 from siamdiff.report.figures import figures_of
 from siamdiff.report.page import write_report
@@ -136,14 +137,22 @@ def timed(setting: Planned, stage: Stage) -> Iterator[_Spent]:
     except FileNotFoundError:
         spent = _Spent()
     was_finished = spent.finished
-    try:
-        yield spent
-        spent.finished = True
-    finally:
+
+    def write() -> None:
         spent.now = time.monotonic() - spent.started
         if not was_finished:
             spent.seconds = round(spent.seconds + spent.now, 1)
             storage.write_json(place, spent.model_dump())
+
+    try:
+        yield spent
+    except BaseException:
+        # a store that is away made the stage fail too, and what the stage says of it is to be told
+        with suppress(SiamdiffError):
+            write()
+        raise
+    spent.finished = True
+    write()
 
 
 def _write(config: Config, demo: bool, settings: list[Setting]) -> str:
@@ -151,6 +160,10 @@ def _write(config: Config, demo: bool, settings: list[Setting]) -> str:
     assert config.root, "resolve() comes first"
     inputs = digest({one.name: {"fields": one.fields, "outputs": one.outputs} for one in settings})
     uri = storage.join(config.root, EXPERIMENTS, inputs[:12])
+    record = ExperimentRecord(
+        inputs_digest=inputs, sweep=config.experiment.sweep, demo=demo, settings=settings
+    )
+    figures = figures_of(record)  # checks what the stages left, which the rows take as it is
     rows = comparison.make_rows(settings)
     if len(settings) > 1:
         log.info("comparison:\n%s", comparison.as_text(rows))
@@ -158,10 +171,7 @@ def _write(config: Config, demo: bool, settings: list[Setting]) -> str:
     storage.write_bytes(
         storage.join(uri, LATEX), comparison.as_latex(rows, [f"experiment {inputs}"]).encode()
     )
-    record = ExperimentRecord(
-        inputs_digest=inputs, sweep=config.experiment.sweep, demo=demo, settings=settings
-    )
-    for name, svg in figures_of(record).items():
+    for name, svg in figures.items():
         storage.write_bytes(storage.join(uri, name), svg.encode())
     storage.write_json(storage.join(uri, EXPERIMENT), record.model_dump(mode="json"))
     log.info("report: %s", write_report(uri))

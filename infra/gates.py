@@ -16,7 +16,6 @@ import numpy as np
 from pydantic import BaseModel
 
 from infra import cluster
-from infra.records import read_record
 from infra.rows import prepare_actor
 from infra.stage import SYNTHETIC
 from infra.synthetic import Job, TrainingSet
@@ -28,6 +27,7 @@ from siamdiff.data.shardset import ShardSet
 from siamdiff.errors import SiamdiffError, UserError
 from siamdiff.evaluation.copies import SIDE, BothSpaces, CopyFilter, Limits, Training, calibrate, from_rows
 from siamdiff.evaluation.features import EfficientNetLite0
+from siamdiff.records import read_record
 from siamdiff.sampling.gates import Gatekeeper
 from siamdiff.sampling.plan import Plan
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pydantic import BaseModel
 
 from infra.ingest import describe_inputs, ingest_source, private_uri
-from infra.records import read_record
 from infra.stage import LATEST, PLAN, SYNTHETIC, StageStatus
 from siamdiff import storage
 from siamdiff.config import Config, digest
@@ -24,6 +23,7 @@ from siamdiff.data.shards import FOLDER
 from siamdiff.data.shardset import ShardSet
 from siamdiff.errors import SiamdiffError, UserError
 from siamdiff.evaluation.extractors import find
+from siamdiff.records import read_record
 from siamdiff.sections import NEWEST, Data, set_file
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,6 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from infra.records import read_record
 from infra.rows import refuse_leftovers
 from infra.segmentation import SCHEMA, Job, prepare, refused
 from infra.stage import CONFIG, SEGMENTATION, StageStatus, reported
@@ -21,6 +20,7 @@ from siamdiff import storage
 from siamdiff.config import Config
 from siamdiff.data.shardset import ShardSet
 from siamdiff.errors import AlreadyRunningError
+from siamdiff.records import read_record
 from siamdiff.run import InUseError, Lease, lease
 from siamdiff.sections import Segment
 from siamdiff.segmentation import arms as rules

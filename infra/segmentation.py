@@ -9,13 +9,13 @@ from pydantic import BaseModel, ConfigDict
 
 from infra.inputs import ensure_data
 from infra.named_sets import newest
-from infra.records import read_record
 from infra.stage import SEGMENTATION
 from infra.trainings import RESULTS, Training, encoder_folder
 from siamdiff import storage
 from siamdiff.config import Config, digest
 from siamdiff.data.shardset import ShardSet
 from siamdiff.errors import UserError
+from siamdiff.records import read_record
 from siamdiff.sections import NEWEST
 from siamdiff.sections.segment import REAL, parse_arm
 from siamdiff.segmentation import arms as rules

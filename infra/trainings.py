@@ -24,13 +24,13 @@ from safetensors import SafetensorError
 from torch import nn
 
 from infra import cluster
-from infra.records import read_record
 from infra.rows import prepare_actor
 from infra.stage import SEGMENTATION, StageStatus
-from siamdiff import storage
+from siamdiff import storage, transfer
 from siamdiff.config import Config, digest
 from siamdiff.data.shardset import ShardSet
 from siamdiff.errors import SiamdiffError
+from siamdiff.records import read_record
 from siamdiff.sections import set_file
 from siamdiff.segmentation.arms import VAL, Arm
 from siamdiff.segmentation.metrics import DEFINITIONS
@@ -241,7 +241,7 @@ def encoder_folder(uri: str | None) -> Iterator[Path | None]:
     if uri is None:
         yield None
         return
-    with storage.local_copy(uri) as folder:
+    with transfer.local_copy(uri) as folder:
         yield folder
 
 

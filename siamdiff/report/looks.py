@@ -1,7 +1,7 @@
 """What the pairs look like: contact sheets, the nearest training images, statistics of the masks."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,13 +41,17 @@ _GONE = "Its samples are gone, or others by now: there are no pictures."
 
 def pairs_section(scope: Scope) -> Section:
     """Real beside synthetic, with the outlines of the masks; on a shared page the synthetic ones alone."""
+    return Section("pairs", "What the pairs look like", _of_each_set(scope, _pairs))
+
+
+def _of_each_set(scope: Scope, of: Callable[[Scope, View], list[Block]]) -> list[Block]:
+    """Blocks of every set that was compared, under its name where there are several."""
     parts: list[Block] = []
     for view in scope.views:
         if len(scope.views) > 1:
             parts.append(Heading(view.label))
-        parts += _pairs(scope, view)
-    parts += not_evaluated(scope)
-    return Section("pairs", "What the pairs look like", parts)
+        parts += of(scope, view)
+    return parts + not_evaluated(scope)
 
 
 def _pairs(scope: Scope, view: View) -> list[Block]:
@@ -134,13 +138,7 @@ def not_evaluated(scope: Scope) -> list[Block]:
 
 def copies_section(scope: Scope) -> Section:
     """The rate of copies and the nearest pairs."""
-    parts: list[Block] = []
-    for view in scope.views:
-        if len(scope.views) > 1:
-            parts.append(Heading(view.label))
-        parts += _copies(scope, view)
-    parts += not_evaluated(scope)
-    return Section("copies", "Are training images copied?", parts)
+    return Section("copies", "Are training images copied?", _of_each_set(scope, _copies))
 
 
 def _copies(scope: Scope, view: View) -> list[Block]:

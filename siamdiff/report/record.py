@@ -2,10 +2,11 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from siamdiff import storage
-from siamdiff.errors import SiamdiffError, UserError
+from siamdiff.errors import UserError
+from siamdiff.records import read_record
 
 EXPERIMENT = "experiment.json"
 SCHEMA = 1
@@ -41,17 +42,12 @@ def read_experiment(uri: str) -> ExperimentRecord:
 
     Raises:
         UserError: there is none.
-        SiamdiffError: it is damaged, or of a newer version.
+        SiamdiffError: it is damaged, or of another version.
     """
-    place = storage.join(uri, EXPERIMENT)
     try:
-        return ExperimentRecord.model_validate_json(storage.read_bytes(place))
+        return read_record(ExperimentRecord, storage.join(uri, EXPERIMENT), "run jobs/experiment.py again")
     except FileNotFoundError:
         raise UserError(
             f"there is no finished experiment at {uri} ({EXPERIMENT} is missing); give ROOT/experiments/DIGEST, as the "
             "last line of jobs/experiment.py names it, or run that command to its end"
         ) from None
-    except ValidationError as error:
-        raise SiamdiffError(
-            f"{place} is damaged or of a newer version ({error.errors()[0]['msg']}); run jobs/experiment.py again"
-        ) from error

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from siamdiff import storage
 from siamdiff.data.manifest import MANIFEST
 from siamdiff.data.shardset import ShardSet
 from siamdiff.errors import SiamdiffError
+from siamdiff.records import read_record
 from siamdiff.report.record import ExperimentRecord, Setting, Stage
 from siamdiff.sections.segment import parse_arm
 from siamdiff.segmentation.table import SHOWN_P
@@ -313,19 +314,10 @@ def _segmentation(uri: str) -> Segmentation | None:
 
 
 def _metrics(uri: str, model: type[M], command: str) -> M | None:
-    place = storage.join(uri, METRICS)
-    values = _json(place)
-    if values is None:
-        return None
     try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise SiamdiffError(
-            f"{place} is damaged or of another version ({where}: {first['msg']}); move its folder away and run "
-            f"{command} again"
-        ) from error
+        return read_record(model, storage.join(uri, METRICS), f"move its folder away and run {command} again")
+    except FileNotFoundError:
+        return None
 
 
 def _json(uri: str) -> dict[str, Any] | None:

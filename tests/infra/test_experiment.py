@@ -9,7 +9,7 @@ import pytest
 from infra.experiment import experiment, stages, timed
 from siamdiff import storage
 from siamdiff.config import Config
-from siamdiff.errors import UserError
+from siamdiff.errors import SiamdiffError, UserError
 from siamdiff.report.record import read_experiment
 from siamdiff.sweep import planned
 from tests import jobs
@@ -54,6 +54,13 @@ def test_the_time_of_a_stage_is_that_of_all_commands_until_it_was_finished(tmp_p
     with timed(setting, "generate") as other:
         pass
     assert other.seconds < 1
+
+
+def test_a_stage_that_fails_says_why_also_where_its_time_cannot_be_kept(tmp_path: Path) -> None:
+    (setting,) = planned(small_config(str(tmp_path)))
+    with pytest.raises(SiamdiffError, match="the store is away"), timed(setting, "train"):
+        (tmp_path / "experiments").write_bytes(b"a file where the folder should be")
+        raise SiamdiffError("the store is away")
 
 
 def found(root: str, name: str) -> dict[str, int]:

@@ -96,5 +96,5 @@ def test_no_experiment_and_a_damaged_one_are_one_line(tmp_path):
         read_experiment(f"{tmp_path}/none")
     for content in (b"[]", b"{", b'{"schema_version": 2}'):
         storage.write_bytes(f"{tmp_path}/{EXPERIMENT}", content)
-        with pytest.raises(SiamdiffError, match=r"experiment\.json is damaged or of a newer version"):
+        with pytest.raises(SiamdiffError, match=r"experiment\.json is damaged or of another version"):
             read_experiment(str(tmp_path))

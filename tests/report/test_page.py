@@ -154,9 +154,9 @@ def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize(
     ("stage", "file", "content", "told"),
     [
-        ("evaluate", "metrics.json", b"{", "not valid JSON"),
+        ("evaluate", "metrics.json", b"{", "Invalid JSON"),
         ("evaluate", "metrics.json", b"{}", "inputs_digest: Field required"),
-        ("evaluate", "metrics.json", b"[]", "no object"),
+        ("evaluate", "metrics.json", b"[]", "should be an object"),
         ("evaluate", "copies.jsonl", b"{\n", "copies.jsonl is damaged"),
         ("evaluate", "tsne.jsonl", b"1\n", "a line is no object with set, x, y"),
         ("evaluate", "copies.jsonl", b'{"set": "a"}\n', "a line is no object with copy, key, set"),

@@ -20,7 +20,7 @@ def read_record(kind: type[Read], uri: str, remedy: str = "delete it and run the
 
     Raises:
         FileNotFoundError: nothing.
-        SiamdiffError: something else.
+        SiamdiffError: something else, or JSON of another version.
     """
     try:
         return kind.model_validate_json(storage.read_bytes(uri))
@@ -28,5 +28,5 @@ def read_record(kind: type[Read], uri: str, remedy: str = "delete it and run the
         fault = error.errors()[0]
         where = ".".join(map(str, fault["loc"]))
         raise SiamdiffError(
-            f"{uri} is damaged ({where + ': ' if where else ''}{fault['msg']}); {remedy}"
+            f"{uri} is damaged or of another version ({where + ': ' if where else ''}{fault['msg']}); {remedy}"
         ) from error
