@@ -28,7 +28,7 @@ import pytest
 
 from benchmarks.common import Spread, parser, show
 from infra.synthetic import Job, prepare
-from siamdiff import storage
+from siamdiff import storage, transfer
 from siamdiff.config import Config
 from siamdiff.data.manifest import INDEX, INDEX_SCHEMA, MANIFEST, SCHEMA, Manifest, ShardEntry, set_digest
 from siamdiff.data.shards import FOLDER, finished_shards, shard_name
@@ -140,7 +140,7 @@ def write_finished(job: Job, folder: Path) -> None:
         for kind in ("tar", "json"):
             (shards / f"{job.name(number)}.{kind}").write_bytes(b"{}")
     if storage.local_path(job.output) != folder:
-        storage.upload_folder(job.output, folder)
+        transfer.upload_folder(job.output, folder)
 
 
 def recognise(job: Job, repeats: int) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import torch
 from infra.gates import GateInputs, keeper_of
 from infra.masks import SHARD_FAILURES, one_line
 from infra.rows import attempt_row, failed_row, prepare_actor
-from siamdiff import storage
+from siamdiff import storage, transfer
 from siamdiff.data.cache import made_once
 from siamdiff.data.shards import write_shard
 from siamdiff.errors import SiamdiffError
@@ -114,7 +114,7 @@ def model_on_this_node(uri: str, digest: str) -> Path:
 
     def download(folder: Path) -> None:
         try:
-            storage.download_folder(uri, folder)
+            transfer.download_folder(uri, folder)
         except FileNotFoundError as error:
             raise SiamdiffError(f"the model at {uri} is gone; name another with --generate.model") from error
         if not _holds(folder, digest):

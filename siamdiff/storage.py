@@ -16,7 +16,6 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -45,7 +44,6 @@ _BUSY = {
     errno.ECONNREFUSED,
     errno.EAGAIN,
 }
-_UPLOAD_THREADS = 8
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -168,11 +166,7 @@ def probe(uri: str) -> None:
     fs, path = filesystem(uri)
     with _explained(uri):
         if local_path(uri) is not None:
-            try:
-                os.makedirs(path, exist_ok=True)
-            except (FileExistsError, FileNotFoundError) as error:
-                # a file, a link to nowhere; a place in /proc
-                raise _no_folder(uri, error) from error
+            _make_folder(Path(path))
             with tempfile.TemporaryFile(dir=path):
                 return
         bucket = path.partition("/")[0]
@@ -244,9 +238,16 @@ def put_if_absent(uri: str, data: bytes) -> bool:
         return True
 
 
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, FileNotFoundError) as error:  # a file, a link to nowhere; a place in /proc
+        raise _no_folder(str(path), error) from error
+
+
 @contextlib.contextmanager
 def _partial_file(target: Path) -> Iterator[Path]:
-    target.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(target.parent)
     partial = target.parent / f"{_PARTIAL}{uuid.uuid4().hex}"
     try:
         yield partial
@@ -360,41 +361,3 @@ def file_sha256(path: Path) -> str:
     """SHA-256 of a local file, in hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def upload_folder(uri: str, source: Path) -> None:
-    """Copies every file below the local folder `source` under `uri`."""
-    files = [path for path in sorted(source.rglob("*")) if path.is_file()]
-    with ThreadPoolExecutor(_UPLOAD_THREADS) as pool:
-        list(pool.map(lambda path: upload_file(join(uri, path.relative_to(source).as_posix()), path), files))
-
-
-def download_folder(uri: str, target: Path) -> None:
-    """Copies every object under `uri` below the local folder `target`.
-
-    Raises:
-        FileNotFoundError: nothing lies under `uri`.
-    """
-    names = list(list_files(uri))
-    if not names:
-        raise FileNotFoundError(uri)
-    with ThreadPoolExecutor(_UPLOAD_THREADS) as pool:
-        list(pool.map(lambda name: download_file(join(uri, name), target / name), names))
-
-
-@contextlib.contextmanager
-def local_copy(uri: str) -> Iterator[Path]:
-    """A local folder with the files under `uri`: the folder itself where it is local, else a temporary copy.
-
-    Raises:
-        FileNotFoundError: nothing lies under `uri`.
-    """
-    path = local_path(uri)
-    if path is not None:
-        if not path.is_dir():
-            raise FileNotFoundError(uri)
-        yield path
-        return
-    with tempfile.TemporaryDirectory(prefix="siamdiff-") as folder:
-        download_folder(uri, Path(folder))
-        yield Path(folder)

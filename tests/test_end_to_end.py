@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import webdataset as wds
 
-from siamdiff import storage
+from siamdiff import storage, transfer
 from siamdiff.data.shardset import ShardSet
 from siamdiff.report.record import read_experiment
 from tests import jobs
@@ -59,7 +59,7 @@ def test_all_stages_end_well_and_leave_their_outputs(experiment):
 @pytest.mark.cluster
 def test_the_synthetic_set_opens_in_plain_webdataset_and_tar(experiment, tmp_path: Path):
     latest = storage.read_json(f"{experiment[0]}/synthetic/latest.json")["uri"]
-    storage.download_folder(latest, tmp_path)
+    transfer.download_folder(latest, tmp_path)
     shards = sorted(str(path) for path in (tmp_path / "shards").glob("*.tar"))
     dataset = wds.WebDataset(shards, shardshuffle=False).decode("pil")  # pyright: ignore[reportAttributeAccessIssue]
     samples = list(dataset)
@@ -75,7 +75,7 @@ def test_the_synthetic_set_opens_in_plain_webdataset_and_tar(experiment, tmp_pat
 @pytest.mark.cluster
 def test_one_flipped_bit_is_found(experiment, tmp_path: Path):
     latest = storage.read_json(f"{experiment[0]}/synthetic/latest.json")["uri"]
-    storage.download_folder(latest, tmp_path)
+    transfer.download_folder(latest, tmp_path)
 
     def verify() -> subprocess.CompletedProcess[str]:
         return subprocess.run(

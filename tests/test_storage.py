@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from siamdiff import storage
+from siamdiff import storage, transfer
 from siamdiff.errors import SiamdiffError, UserError
 
 
@@ -61,13 +61,13 @@ def test_folders_go_there_and_back(root: str, tmp_path: Path):
     source = tmp_path / "source"
     (source / "inner").mkdir(parents=True)
     (source / "inner" / "x.txt").write_text("hello")
-    storage.upload_folder(root, source)
-    storage.download_folder(root, tmp_path / "target")
+    transfer.upload_folder(root, source)
+    transfer.download_folder(root, tmp_path / "target")
     assert (tmp_path / "target" / "inner" / "x.txt").read_text() == "hello"
-    with storage.local_copy(root) as folder:
+    with transfer.local_copy(root) as folder:
         assert (folder / "inner" / "x.txt").read_text() == "hello"
     with pytest.raises(FileNotFoundError):
-        storage.download_folder(storage.join(root, "nothing"), tmp_path / "y")
+        transfer.download_folder(storage.join(root, "nothing"), tmp_path / "y")
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -163,3 +163,13 @@ def test_a_root_that_cannot_be_a_folder_is_the_users_mistake(tmp_path: Path) -> 
     for place in (tmp_path / "file", tmp_path / "file" / "x", tmp_path / "dangling", Path("/proc/x")):
         with pytest.raises(UserError, match=f"cannot use {place} .*; give a folder that can be made there"):
             storage.probe(str(place))
+
+
+def test_a_file_in_a_folder_that_cannot_be_made_is_the_users_mistake(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+    for folder in (tmp_path / "file", tmp_path / "file" / "x", Path("/proc/x")):
+        for write in (storage.write_bytes, storage.put_if_absent):
+            with pytest.raises(
+                UserError, match=f"cannot use {folder}.*; give a folder that can be made there"
+            ):
+                write(str(folder / "page.html"), b"x")

@@ -13,7 +13,7 @@ import torch
 from diffusers import AutoencoderKL, T2IAdapter, UNet2DConditionModel
 from diffusers.schedulers.scheduling_utils import SCHEDULER_CONFIG_NAME
 
-from siamdiff import storage
+from siamdiff import storage, transfer
 from siamdiff.config import Config
 from siamdiff.data.shardset import ShardSet
 from siamdiff.errors import SiamdiffError, UserError
@@ -100,7 +100,7 @@ def write_model(
         kind = _write_control(folder, model.control)
         versions = {name: importlib.metadata.version(name) for name in ("siamdiff", "torch", "diffusers")}
         info = {"model_digest": folder_digest(folder), "control": kind} | info | {"versions": versions}
-        storage.upload_folder(uri, folder)
+        transfer.upload_folder(uri, folder)
     storage.write_json(storage.join(uri, INFO), info)
 
 
@@ -157,7 +157,7 @@ def load_model(uri: str, device: torch.device | str = "cpu") -> LoadedModel:
         SiamdiffError: its files are not those that were written.
     """
     info = read_info(uri)
-    with storage.local_copy(uri) as folder:
+    with transfer.local_copy(uri) as folder:
         if folder_digest(folder) != info["model_digest"]:
             raise SiamdiffError(
                 f"the model at {uri} is damaged: its files differ from the digest in {INFO}; train again"

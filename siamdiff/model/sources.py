@@ -15,7 +15,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from siamdiff import storage
+from siamdiff import storage, transfer
 from siamdiff.data.cache import made_once
 from siamdiff.errors import SiamdiffError, UserError
 
@@ -289,7 +289,7 @@ def _from_store(uri: str) -> Path:
     if any(".." in name.split("/") for name in versions):
         raise UserError(f"{uri} holds names that lead out of it (..); a base has none, give another")
     name = f"bases/{_digest([uri, versions])[:32]}"
-    return made_once(name, lambda folder: _listed(folder, storage.download_folder(uri, folder)), _is_whole)
+    return made_once(name, lambda folder: _listed(folder, transfer.download_folder(uri, folder)), _is_whole)
 
 
 def _unpacked(base: str, extra: Path | None) -> Path:

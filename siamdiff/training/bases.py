@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from siamdiff import storage
+from siamdiff import storage, transfer
 from siamdiff.config import Config, digest
 from siamdiff.data.shardset import ShardSet
 from siamdiff.model import sources
@@ -141,7 +141,7 @@ def _make(config: Config, shard_set: ShardSet, uri: str, held: Lease) -> None:
         info = (folder / INFO).read_bytes()
         (folder / INFO).unlink()
         held.check()
-        storage.upload_folder(uri, folder)
+        transfer.upload_folder(uri, folder)
         storage.write_bytes(storage.join(uri, INFO), info)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from siamdiff import storage, transfer
 from siamdiff.data.layouts.pairs import split_of
 from siamdiff.data.pairing import Source, scan
 from siamdiff.errors import UserError
@@ -153,11 +154,9 @@ def test_the_fingerprint_tells_sources_apart(tmp_path: Path) -> None:
 
 
 def test_a_file_written_anew_has_another_version(tmp_path: Path, s3: S3Server) -> None:
-    from siamdiff import storage
-
     make_folder(tmp_path / "raw", ["a"])
     uri = f"{s3.bucket_uri}/raw/{tmp_path.name}"
-    storage.upload_folder(uri, tmp_path / "raw")
+    transfer.upload_folder(uri, tmp_path / "raw")
     for source in (str(tmp_path / "raw"), uri):
         before = read(source)
         assert [name for name, _ in before.versions] == ["images/a.png", "masks/a.png"]
@@ -176,12 +175,10 @@ def test_phantoms_are_indices() -> None:
 
 
 def test_a_source_in_an_object_store(s3: S3Server, tmp_path: Path) -> None:
-    from siamdiff import storage
-
     uri = f"{s3.bucket_uri}/raw/{tmp_path.name}"
     with pytest.raises(UserError, match="does not exist or is empty"):
         read(uri)
     with pytest.raises(UserError, match="does not exist or is empty"):
         read("s3://no-such-bucket/raw")
-    storage.upload_folder(uri, make_folder(tmp_path, ["a", "b"]))
+    transfer.upload_folder(uri, make_folder(tmp_path, ["a", "b"]))
     assert [pair.image for pair in read(uri).pairs] == ["images/a.png", "images/b.png"]

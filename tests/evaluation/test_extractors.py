@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from transformers import CLIPVisionModelWithProjection
 
-from siamdiff import storage
+from siamdiff import storage, transfer
 from siamdiff.data.phantom import render_phantom
 from siamdiff.errors import UserError
 from siamdiff.evaluation import extractors
@@ -103,7 +103,7 @@ def test_cmmd_and_clip_i_run_on_a_folder_of_clip(
 def test_weights_in_a_store_are_fetched_once_per_node(s3, inception: Path, clip: Path, cache: Path) -> None:
     root = s3.new_root()
     storage.upload_file(storage.join(root, "i.pt"), inception)
-    storage.upload_folder(storage.join(root, "clip"), clip)
+    transfer.upload_folder(storage.join(root, "clip"), clip)
     one, other = find("inception", storage.join(root, "i.pt")), find("clip", storage.join(root, "clip"))
     assert one.identity() == find("inception", str(inception)).identity()  # whatever the files are called
     assert other.identity() == find("clip", str(clip)).identity()

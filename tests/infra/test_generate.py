@@ -21,7 +21,7 @@ from infra.gates import inputs_of
 from infra.generate import generate
 from infra.sampler import SamplerActor, load_sampler, model_on_this_node
 from infra.synthetic import prepare
-from siamdiff import storage
+from siamdiff import storage, transfer
 from siamdiff.__main__ import main
 from siamdiff.config import Config
 from siamdiff.data.shards import finished_shards, marker_uri, read_marker, tar_uri
@@ -156,7 +156,7 @@ def test_every_planned_sample_is_made_once(undisturbed, root, workplace, caplog)
 def test_two_actors_on_s3_one_killed_give_the_same_bytes(undisturbed, root, s3, monkeypatch, tmp_path):
     monkeypatch.setenv("SIAMDIFF_CACHE", str(tmp_path))
     there = s3.new_root()
-    storage.upload_folder(there, Path(root))
+    transfer.upload_folder(there, Path(root))
     output = storage.join(there, "named")
     killed, thread = kill_samplers(output)
     generate(configure(there, actors=2, output=output), demo=False)
@@ -168,7 +168,7 @@ def test_two_actors_on_s3_one_killed_give_the_same_bytes(undisturbed, root, s3, 
 @pytest.mark.cluster
 def test_what_could_not_be_made_is_an_error_and_the_next_run_makes_just_that(undisturbed, workplace, root):
     output = str(workplace / "again")
-    storage.upload_folder(output, Path(undisturbed[0]))
+    transfer.upload_folder(output, Path(undisturbed[0]))
     storage.delete(storage.join(output, "dataset.json"))
     broken, lost = SHARDS[1], SHARDS[4]
     for name in (broken, lost):
@@ -200,7 +200,7 @@ def test_more_actors_than_fit_are_refused_at_once(ray, root):
 @pytest.mark.cluster
 def test_a_driver_killed_after_the_last_shard_is_finished_by_the_same_command(undisturbed, workplace, root):
     output = str(workplace / "unfinished")
-    storage.upload_folder(output, Path(undisturbed[0]))
+    transfer.upload_folder(output, Path(undisturbed[0]))
     storage.delete(storage.join(output, "dataset.json"))
     generate(configure(root, output=output), demo=True)
     assert hashes(output) == undisturbed[1] and ShardSet.open(output).manifest.demo
@@ -243,7 +243,7 @@ def model_of(workplace, root):
 
     def copied(name, **told):
         uri, model = str(workplace / name), configure(root).generate.model
-        storage.upload_folder(uri, Path(model))
+        transfer.upload_folder(uri, Path(model))
         storage.write_json(storage.join(uri, "siamdiff.json"), read_info(model) | told)
         return uri
 
@@ -461,7 +461,7 @@ def test_a_budget_ends_a_command_after_the_shards_at_work_and_the_next_one_goes_
 @pytest.mark.cluster
 def test_a_finished_set_that_was_repaired_is_made_whole_as_its_next_revision(undisturbed, workplace, root):
     output = str(workplace / "repaired")
-    storage.upload_folder(output, Path(undisturbed[0]))
+    transfer.upload_folder(output, Path(undisturbed[0]))
     flip(Path(tar_uri(output, SHARDS[2])))
     assert main(["verify", output, "--repair"]) == 0
     assert finished_shards(output) == set(SHARDS) - {SHARDS[2]}
@@ -474,7 +474,7 @@ def test_a_finished_set_that_was_repaired_is_made_whole_as_its_next_revision(und
 @pytest.mark.cluster
 def test_a_shard_damaged_while_the_job_runs_is_found_before_the_set_is_declared(undisturbed, workplace, root):
     output = str(workplace / "damaged")
-    storage.upload_folder(output, Path(undisturbed[0]))
+    transfer.upload_folder(output, Path(undisturbed[0]))
     storage.delete(storage.join(output, "dataset.json"))
     flip(Path(tar_uri(output, SHARDS[5])))
     with pytest.raises(SiamdiffError, match=rf"is not whole: shard {SHARDS[5]} .*verify --repair"):
@@ -555,7 +555,7 @@ def test_a_base_is_not_taken_for_a_trained_model(root, tmp_path):
 def test_a_damaged_copy_of_the_model_is_fetched_again(root, s3, monkeypatch, tmp_path):
     monkeypatch.setenv("SIAMDIFF_CACHE", str(tmp_path))
     local, uri = configure(root).generate.model, storage.join(s3.new_root(), "model")
-    storage.upload_folder(uri, Path(local))
+    transfer.upload_folder(uri, Path(local))
     digest = read_info(local)["model_digest"]
     copy = model_on_this_node(uri, digest)
     assert copy.is_relative_to(tmp_path) and folder_digest(copy) == digest

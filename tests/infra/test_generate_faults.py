@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from siamdiff import storage
+from siamdiff import storage, transfer
 from siamdiff.__main__ import main
 from siamdiff.config import Config
 from siamdiff.data.shards import finished_shards, marker_uri, tar_uri
@@ -31,7 +31,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> str:
 def there(root: str, s3: S3Server) -> str:
     """The same in the store."""
     uri = s3.new_root()
-    storage.upload_folder(uri, Path(root))
+    transfer.upload_folder(uri, Path(root))
     return uri
 
 
@@ -143,7 +143,7 @@ def damage(output: str, kind: str) -> str:
 def copy(root: str, whole: str, tmp_path: Path) -> Config:
     """A copy of the undisturbed set, and the command that makes it."""
     config = configure(root, f"{tmp_path}/set")
-    storage.upload_folder(output_of(config), Path(whole))
+    transfer.upload_folder(output_of(config), Path(whole))
     return config
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from siamdiff import storage
+from siamdiff import storage, transfer
 from siamdiff.config import Config
 from siamdiff.data.shards import finished_shards
 from siamdiff.data.shardset import ShardSet, verify
@@ -79,7 +79,7 @@ def test_a_driver_killed_at_random_moments_with_all_its_cluster_changes_no_bit(
 def own(root: str, tmp_path: Path) -> str:
     """A root whose model may be replaced."""
     uri = f"{tmp_path}/root"
-    storage.upload_folder(uri, Path(root))
+    transfer.upload_folder(uri, Path(root))
     return uri
 
 

@@ -16,7 +16,7 @@ import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
-from siamdiff import storage
+from siamdiff import storage, transfer
 from siamdiff.config import Config
 from siamdiff.errors import UserError
 from siamdiff.model.base import Base, load_base
@@ -225,7 +225,7 @@ def test_folders_and_files_in_a_store_are_fetched_once_per_node(
     saved, parts, s3: S3Server, tmp_path, node_cache
 ):
     root = s3.new_root()
-    storage.upload_folder(f"{root}/sd", saved)
+    transfer.upload_folder(f"{root}/sd", saved)
     save_file(ldm_state(parts), tmp_path / "sd.safetensors")
     storage.upload_file(f"{root}/sd.safetensors", tmp_path / "sd.safetensors")
     for base, supplied in ((f"{root}/sd", None), (f"{root}/sd.safetensors", f"{root}/sd")):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from siamdiff import storage
+from siamdiff import storage, transfer
 from siamdiff.data.latent_parts import MOMENTS, file_uri
 from siamdiff.data.latents import LatentCache
 from siamdiff.data.shardset import ShardSet
@@ -180,7 +180,7 @@ def test_the_same_networks_saved_anew_and_used_have_the_same_cache(
 
 
 def test_only_what_is_missing_is_made_again_and_gives_the_same_bytes(folder: Path, uri: str, tmp_path: Path):
-    storage.upload_folder(str(tmp_path / "set"), folder / "set")
+    transfer.upload_folder(str(tmp_path / "set"), folder / "set")
     shard_set = ShardSet.open(str(tmp_path / "set"))
     copy = Path(file_uri(f"{shard_set.uri}/cache/{storage.name_of(uri)}", MOMENTS, "val-000000"))
     made, kept = copy.read_bytes(), copy.with_name("train-000000.npy")
@@ -197,7 +197,7 @@ def test_only_what_is_missing_is_made_again_and_gives_the_same_bytes(folder: Pat
 
 
 def test_a_vae_that_gives_what_is_not_finite_leaves_no_part(base: Base, folder: Path, tmp_path: Path):
-    storage.upload_folder(str(tmp_path / "set"), folder / "set")
+    transfer.upload_folder(str(tmp_path / "set"), folder / "set")
     shard_set = ShardSet.open(str(tmp_path / "set"))
     ruin(base.vae)
     with pytest.raises(SiamdiffError, match=r"not finite for the sample [0-9a-f]{16}"):
