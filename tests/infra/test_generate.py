@@ -17,40 +17,24 @@ import pytest
 
 from infra import cluster
 from infra.cluster import MAX_ATTEMPTS
-from infra.gates import inputs_of
 from infra.generate import generate
-from infra.sampler import SamplerActor, load_sampler, model_on_this_node
-from infra.synthetic import prepare
+from infra.sampler import SamplerActor, load_sampler
 from siamdiff import storage, transfer
 from siamdiff.__main__ import main
-from siamdiff.config import Config
 from siamdiff.data.shards import finished_shards, marker_uri, read_marker, tar_uri
 from siamdiff.data.shardset import ShardSet, verify
-from siamdiff.errors import AlreadyRunningError, SiamdiffError, StoppedError, UserError
-from siamdiff.model.base import folder_digest
-from siamdiff.model.folder import read_info
-from siamdiff.run import lease
+from siamdiff.errors import SiamdiffError, StoppedError, UserError
 from siamdiff.sampling.conditions import read_conditions
-from siamdiff.sampling.plan import Plan
-from tests.tiny_model import write_masks, write_model
+from tests.two_folds import configure, plan_of, write_inputs
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SHARDS = [f"fold{fold}-{number:06d}" for fold in (0, 1) for number in (0, 1, 2)]
 
 
-def configure(root, gpus=0, **settings):
-    chosen = {"folds": 2, "fold_masks": ["real", "random"], "steps": 12, "batch_size": 3, "shard_size": 4}
-    fields = {"root": root, "data": {"source": "polyps"}, "train": {"run": "a"}, "cluster": {"gpus": gpus}}
-    return Config(**fields, generate={**chosen, **settings}).resolve()
-
-
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory):
-    """A root with a mask set of 10 and a model."""
     folder = tmp_path_factory.mktemp("generate")
-    config = configure(str(folder / "root"))
-    masks = write_masks(config.generate.masks, 10, splits=("train", "val"))
-    write_model(config.generate.model, folder / "base", masks)
+    write_inputs(folder)
     return folder
 
 
@@ -237,69 +221,6 @@ def test_too_many_rejected_samples_keep_a_set_from_being_declared(undisturbed, w
         assert not storage.exists(storage.join(output, "dataset.json"))
 
 
-@pytest.fixture
-def model_of(workplace, root):
-    """A copy of the model that tells something else of the set that it was trained on."""
-
-    def copied(name, **told):
-        uri, model = str(workplace / name), configure(root).generate.model
-        transfer.upload_folder(uri, Path(model))
-        storage.write_json(storage.join(uri, "siamdiff.json"), read_info(model) | told)
-        return uri
-
-    return copied
-
-
-def test_copies_are_looked_for_among_the_images_that_the_model_was_trained_on(
-    workplace, root, model_of, caplog
-):
-    other = write_masks(str(workplace / "other"), 3, splits=("train",))
-    real = ShardSet.open(configure(root).generate.masks)
-    of = {"masks": other.uri, "output": str(workplace / "of-other")}
-    job = prepare(configure(root, **of))
-    assert (job.training.uri, job.plan.training) == (real.uri, real.digest)
-    gone = prepare(configure(root, **of, model=model_of("moved", data_uri=str(workplace / "gone"))))
-    assert gone.plan.digest == job.plan.digest, "where the set lies is no matter until it is read"
-    assert not caplog.records
-    named = prepare(configure(root, **of | {"output": str(workplace / "of-named")}, training=other.uri))
-    assert named.plan.training == other.digest
-    unknown = model_of("imported", data_digest=None, data_uri=None)
-    of["output"] = str(workplace / "of-unknown")
-    assert prepare(configure(root, **of, model=unknown)).plan.training == other.digest
-    assert "does not tell what it was trained on" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("told", "why"),
-    [
-        ({"data_uri": "/gone", "data_digest": "0" * 64}, "is not at '/gone'"),
-        ({"data_uri": None, "data_digest": "0" * 64}, "is not at ''"),
-        ({"data_digest": "0" * 64}, "is another set by now"),
-    ],
-    ids=["gone", "nowhere", "replaced"],
-)
-def test_a_training_set_that_cannot_be_had_is_one_line_before_anything_is_drawn(
-    workplace, root, model_of, told, why
-):
-    config = configure(root, model=model_of(f"lost-{why[-5:-1]}", **told))
-    job = prepare(config)
-    with pytest.raises(
-        UserError, match=rf"{why}.*--generate\.training, or give --generate\.gates\.copies false"
-    ):
-        inputs_of(config, job)
-    assert not finished_shards(job.output)
-
-
-def test_a_set_without_training_images_and_a_missing_segmenter_are_refused(workplace, root, model_of):
-    alone = write_masks(str(workplace / "tests-alone"), 3, splits=("test",))
-    config = configure(root, model=model_of("unknown", data_digest=None), masks=alone.uri, split="test")
-    with pytest.raises(UserError, match=r"no image in split 'train'.*--generate\.gates\.copies false"):
-        inputs_of(config, prepare(config))
-    for uri in (str(workplace / "none.safetensors"), str(workplace)):
-        with pytest.raises(UserError, match=r"no segmenter at .*--generate\.gates\.segmenter"):
-            prepare(configure(root, gates={"segmenter": uri}))
-
-
 @pytest.mark.cluster
 def test_copy_paste_needs_neither_model_nor_gpu(ray, root, workplace):
     output, settings = str(workplace / "copies"), {"method": "copy-paste", "fold_masks": ["real"]}
@@ -426,23 +347,6 @@ def command_for(workplace, root, **settings):
     return [sys.executable, "jobs/generate.py", "--config", str(file)]
 
 
-def test_a_set_that_another_job_makes_is_left_to_it(workplace, root, caplog):
-    output = str(workplace / "busy")
-    status = storage.join(root, "synthetic", "status.json")
-    storage.write_json(status, {"phase": "generating", "done": 3, "exit_code": None})
-    with (
-        lease(output, renew_seconds=0.1),
-        pytest.raises(AlreadyRunningError, match="already running") as error,
-    ):
-        storage.write_json(
-            storage.join(output, "plan.json"), plan_of(root, output=output).model_dump(mode="json")
-        )
-        generate(configure(root, output=output), demo=False)
-    assert error.value.exit_code == 0
-    assert storage.read_json(status)["phase"] == "generating", "the other's state is left alone"
-    assert finished_shards(output) == set()
-
-
 @pytest.mark.cluster
 @pytest.mark.soak
 def test_a_budget_ends_a_command_after_the_shards_at_work_and_the_next_one_goes_on(
@@ -488,99 +392,5 @@ def flip(tar):
     tar.write_bytes(data)
 
 
-def test_an_output_with_another_plan_is_refused_naming_the_fields(workplace, root):
-    output = str(workplace / "taken")
-    storage.write_json(
-        storage.join(output, "plan.json"),
-        plan_of(root, steps=9, guidance=2.0).model_dump(mode="json"),
-    )
-    with pytest.raises(UserError, match=r"guidance was 2\.0, is now 9\.0; steps was 9, is now 12"):
-        generate(configure(root, output=output), demo=False)
-
-
-def test_an_output_with_foreign_files_is_refused(workplace, root):
-    output = str(workplace / "foreign")
-    storage.write_bytes(storage.join(output, "notes.txt"), b"mine")
-    with pytest.raises(UserError, match=r"notes\.txt"):
-        generate(configure(root, output=output), demo=False)
-    assert list(storage.list_files(output)) == ["notes.txt"]
-    assert storage.read_json(storage.join(root, "synthetic", "status.json"))["exit_code"] == 2
-
-
-def test_missing_inputs_are_the_users_mistake(workplace, root, tmp_path):
-    with pytest.raises(UserError, match=r"no model at .*jobs/train\.py"):
-        generate(configure(root, model=str(tmp_path / "none")), demo=False)
-    with pytest.raises(UserError, match="not a complete set"):
-        generate(configure(root, masks=str(tmp_path / "none")), demo=False)
-    with pytest.raises(UserError, match=r"no samples in split 'test' .*'val': 10"):
-        generate(configure(root, split="test"), demo=False)
-
-
-def test_without_a_name_the_run_that_finished_last_is_taken(root):
-    unnamed = Config(root=root, data={"source": "polyps"}, generate={"limit": 2, "shard_size": 2}).resolve()
-    with pytest.raises(UserError, match=f"no model at {unnamed.run_uri()}/model"):
-        prepare(unnamed)
-    storage.write_json(storage.join(root, "runs", "latest.json"), {"run": "a"})
-    assert prepare(unnamed).model.uri == configure(root).generate.model
-    swept = Config(root=root, preset="table5-7", data={"source": "polyps"}).resolve()
-    with pytest.raises(
-        UserError, match=r"of another method: train\.online_augmentation is True there, False here"
-    ):
-        prepare(swept)
-    storage.delete(storage.join(root, "runs", "latest.json"))
-
-
-def test_masks_of_another_size_than_the_models_are_refused(root, tmp_path):
-    write_masks(str(tmp_path / "large"), 1, resolution=64)
-    with pytest.raises(UserError, match=r"have 64 pixels a side, .* trained with 32"):
-        generate(configure(root, masks=str(tmp_path / "large")), demo=False)
-
-
-def test_an_adapter_takes_no_images(root, workplace):
-    folder = workplace / "adapter"
-    masks = ShardSet.open(configure(root).generate.masks)
-    write_model(str(folder / "model"), folder / "base", masks, control="t2i-adapter")
-    settings = {"model": str(folder / "model"), "fold_masks": ["real"]}
-    assert prepare(configure(root, **settings)).model.info["control"] == "t2i-adapter"
-    with pytest.raises(UserError, match=r"T2I-Adapter, which was trained on masks alone"):
-        generate(configure(root, **settings, guide="mask+image"), demo=False)
-
-
-def test_a_base_is_not_taken_for_a_trained_model(root, tmp_path):
-    storage.write_json(str(tmp_path / "siamdiff.json"), {"hint_channels": [4, 4, 8, 16, 32]})
-    with pytest.raises(UserError, match="not a trained model"):
-        generate(configure(root, model=str(tmp_path)), demo=False)
-
-
-def test_a_damaged_copy_of_the_model_is_fetched_again(root, s3, monkeypatch, tmp_path):
-    monkeypatch.setenv("SIAMDIFF_CACHE", str(tmp_path))
-    local, uri = configure(root).generate.model, storage.join(s3.new_root(), "model")
-    transfer.upload_folder(uri, Path(local))
-    digest = read_info(local)["model_digest"]
-    copy = model_on_this_node(uri, digest)
-    assert copy.is_relative_to(tmp_path) and folder_digest(copy) == digest
-    weights = next(copy.glob("unet/*.safetensors"))
-    before = copy.stat().st_ino
-    assert model_on_this_node(uri, digest).stat().st_ino == before, "a whole copy is kept"
-    weights.write_bytes(weights.read_bytes()[:-1])
-    assert folder_digest(model_on_this_node(uri, digest)) == digest
-    with pytest.raises(SiamdiffError, match="was replaced"):
-        model_on_this_node(uri, "0" * 64)
-    assert not list(tmp_path.glob("models/*.*[!k]")), "no half copy is left"
-
-
-def test_readers_start_without_pytorch():
-    program = "import sys, infra.masks; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY).returncode == 0
-
-
 def real_keys(generate_config):
     return ShardSet.open(generate_config.masks).keys(generate_config.split)
-
-
-def plan_of(root, **settings):
-    config = configure(root, **settings).generate
-    masks, info = ShardSet.open(config.masks), read_info(config.model)
-    return Plan.of(
-        config, masks=masks.digest, model=info["model_digest"], resolution=32, training=masks.digest
-    )
