@@ -19,9 +19,10 @@ from infra.gates import inputs_of, tell
 from infra.masks import read_masks
 from infra.rows import each_row
 from infra.sampler import LoadSampler, SamplerActor, load_sampler
-from infra.stage import StageStatus
+from infra.stage import SYNTHETIC, StageStatus, logs_uri
 from infra.synthetic import Job
 from siamdiff.config import Config
+from siamdiff.journal import SHARD
 from siamdiff.run import readable_seconds
 
 log = logging.getLogger(__name__)
@@ -74,7 +75,10 @@ def make(
             for row in each_row(_results(config, job, todo, (fewest, most), attempts, load)):
                 if row["error"]:
                     outcome.failures[row["name"]] = row["error"]
-                    log.warning("shard %s failed: %s", row["name"], row["error"])
+                    log.warning("shard %s failed: %s", row["name"], row["error"], extra={SHARD: row["name"]})
+                elif row["attempt"] > 1:
+                    told = "shard %s was made at attempt %d: its samplers died before"
+                    log.warning(told, row["name"], row["attempt"], extra={SHARD: row["name"]})
                 progress.add(row)
                 if not outcome.over_budget and (why := progress.over_budget()):
                     outcome.over_budget = why
@@ -161,6 +165,7 @@ def _results(
                 "device": _device(config, job),
                 "threads": config.cluster.threads,
                 "attempts": attempts,
+                "logs": logs_uri(config, SYNTHETIC),
             },
             compute=ray.data.ActorPoolStrategy(
                 min_size=fewest,
@@ -252,7 +257,7 @@ class Progress:
         if self.shards_since or self.images:
             log.info(", ".join(words))
         self._gauges.set(figures)
-        self.status.write()
+        self.status.write(cost=self.cost if self.config.cluster.price is not None else None)
 
     def over_budget(self) -> str:
         """Which budget of this command is used up, in words that follow "stopped by"; "" while none is."""

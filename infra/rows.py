@@ -16,6 +16,7 @@ from infra import logs
 from infra.cluster import CLOSED, MAX_ATTEMPTS
 from infra.masks import SHARD_FAILURES, one_line
 from siamdiff.errors import SiamdiffError
+from siamdiff.journal import SHARD
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ def attempt_row(
         error = one_line(failure)
     except RuntimeError:
         # After a fault of the GPU nothing more works in this process: Ray starts another one for the row.
-        log.exception("%s: this %s ends itself", name, worker)
+        log.exception("%s: this %s ends itself", name, worker, extra={SHARD: name})
         logging.shutdown()
         os._exit(1)
     return _row(name, count, time.monotonic() - started, error, 1 if attempt is None else attempt)

@@ -1,5 +1,6 @@
 """The actors of bulk generation: each holds the model on one device, samples shard after shard and writes them."""
 
+import logging
 import pickle
 import time
 import uuid
@@ -18,6 +19,7 @@ from siamdiff import storage, transfer
 from siamdiff.data.cache import made_once
 from siamdiff.data.shards import write_shard
 from siamdiff.errors import SiamdiffError
+from siamdiff.journal import Journal
 from siamdiff.model.base import folder_digest
 from siamdiff.model.folder import load_model, read_info
 from siamdiff.sampling.copies import PairCopier
@@ -59,11 +61,15 @@ class SamplerActor:
         device: "cpu" or "cuda".
         threads: of PyTorch; their number changes the last bits.
         attempts: handle of the `Attempts` actor.
+        logs: URI of the folder for what the actor logs.
     """
 
-    def __init__(self, load: LoadSampler, output: str, device: str, threads: int, attempts: Any) -> None:
+    def __init__(
+        self, load: LoadSampler, output: str, device: str, threads: int, attempts: Any, logs: str
+    ) -> None:
         self.name, self.born = uuid.uuid4().hex, time.monotonic()
         prepare_actor(device, threads)
+        logging.getLogger().addHandler(Journal(logs, "sampler", {"output": output}))
         self.failure = ""
         try:
             self.sampler = load()

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 from siamdiff import storage
 from siamdiff.config import Config
 from siamdiff.errors import AlreadyRunningError, SiamdiffError
+from siamdiff.journal import journal
 from siamdiff.run import Status
 
 # folders of the stages under the root
@@ -17,6 +19,13 @@ CONFIG = "config.yaml"
 LATEST = "latest.json"
 STATUS = "status.json"
 CARD = "README.md"
+LOGS = "logs"  # under the root and under a run
+
+
+def logs_uri(config: Config, folder: str) -> str:
+    """Where a stage's processes keep what they log. Not in the stage's folder: sets are handed on, logs are not."""
+    assert config.root, "the configuration is resolved"
+    return storage.join(config.root, LOGS, folder)
 
 
 @dataclass
@@ -29,7 +38,9 @@ class StageStatus(Status):
         """See siamdiff.run.Status; writes to both places."""
         super().write(**changes)
         if self.output not in (None, self.uri):
-            Status(self.output, self.phase, self.done, self.total, self.error, self.exit_code).write()
+            shared: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(Status)}
+            shared["uri"] = self.output
+            Status(**shared).write()
 
 
 @contextmanager
@@ -40,14 +51,15 @@ def reported(config: Config, folder: str) -> Iterator[StageStatus]:
     to be another's is never written to.
     """
     assert config.root, "the configuration is resolved"
-    status = StageStatus(storage.join(config.root, folder))
+    logs = logs_uri(config, folder)
+    status = StageStatus(storage.join(config.root, folder), log=logs)
     uri = storage.join(status.uri, STATUS)
     earlier = None
     with suppress(FileNotFoundError, SiamdiffError):  # damaged: it is written anew
         earlier = storage.read_json(uri)
     status.write(phase="preparing")  # also over an earlier end: this is of the newest command
     try:
-        with status.reporting():
+        with journal(logs, "job"), status.reporting():
             yield status
     except AlreadyRunningError:
         if earlier:  # of the one that is at work

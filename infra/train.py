@@ -13,11 +13,12 @@ from infra import cluster, logs, signals, workers
 from infra.cache import ensure_cache
 from infra.context import RayContext
 from infra.inputs import ensure_data, prepare_base, training_set
-from infra.stage import LATEST
+from infra.stage import LATEST, LOGS
 from infra.zero import DeepSpeedEngine
 from siamdiff import storage
 from siamdiff.config import Config
 from siamdiff.errors import StoppedError
+from siamdiff.journal import journal
 from siamdiff.model.folder import INFO
 from siamdiff.run import Lease, Status, lease, pin
 from siamdiff.training import bases
@@ -41,7 +42,12 @@ def train(config: Config, demo: bool) -> str:
     """
     uri = config.run_uri()
     ensure_data(config, demo)
-    with lease(uri) as held, Status(uri, total=config.train.steps).reporting() as status:
+    logs = storage.join(uri, LOGS)
+    with (
+        lease(uri) as held,
+        journal(logs, "job", run=str(config.train.run)),
+        Status(uri, total=config.train.steps, log=logs).reporting() as status,
+    ):
         shard_set = training_set(config)
         base = bases.base_uri(config, shard_set.digest)
         pin(uri, config, {"data": shard_set.digest, "base": bases.identity(config, base)})
@@ -107,8 +113,12 @@ def _worker(arguments: dict[str, Any]) -> str:
     config = Config(**arguments["config"])
     logs.in_worker(uses_gpu=config.cluster.gpus > 0)
     torch.set_num_threads(config.cluster.threads)
+    logs_uri = storage.join(config.run_uri(), LOGS)
     place = (arguments["supervisor"], arguments["attempt"], arguments["restarts"])
-    with RayContext(*place, patience=max(30.0, 2 * config.train.stall_minutes)) as context:
+    with (
+        RayContext(*place, patience=max(30.0, 2 * config.train.stall_minutes)) as context,
+        journal(logs_uri, f"worker-{context.rank}", run=str(config.train.run), rank=context.rank),
+    ):
         try:
             train_loop(config, arguments["base_uri"], arguments["lease"], context, DeepSpeedEngine.of)
         except StoppedError as stopped:  # on every worker at once, and no failure in Ray's eyes

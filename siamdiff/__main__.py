@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 from siamdiff import storage
@@ -114,7 +115,8 @@ def _add_status(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     parser = commands.add_parser(
         "status",
         help="how a run or a set being made stands",
-        description="Phase, done and left, last sign of life and last error of a run or a set being made.",
+        description="Phase, done and left, last sign of life, cost, last error, where the logs are and what to do "
+        "next, of a run or a set being made. Asks no cluster: all of it lies in the store.",
     )
     parser.add_argument(
         "uri", metavar="URI", help="ROOT/runs/RUN, or ROOT/data, ROOT/synthetic, ROOT/evaluation"
@@ -123,13 +125,10 @@ def _add_status(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    uri = storage.join(storage.normalize(arguments.uri), "status.json")
-    try:
-        status = storage.read_json(uri)
-    except FileNotFoundError:
-        raise UserError(f"{uri} does not exist; give the folder of a run or of a set being made") from None
-    for name in ("phase", "done", "left", "heartbeat", "exit_code", "error"):
-        print(f"{name:<10} {'-' if status[name] is None else status[name]}")
+    from siamdiff.standing import standing
+
+    for name, value in standing(arguments.uri, datetime.now(UTC)).items():
+        print(f"{name:<10} {value}")
     return 0
 
 

@@ -79,6 +79,8 @@ class Status:
     total: int = 0
     error: str | None = None
     exit_code: int | None = None
+    cost: float | None = None  # dollars so far; None where no price or no GPU is given
+    log: str | None = None  # URI of the folder with what the job's processes logged
     before: str = ""  # phase in which the command before this one ended, once `reporting` looked
 
     def write(self, **changes: Any) -> None:
@@ -92,6 +94,8 @@ class Status:
             "left": self.total - self.done,
             "error": self.error,
             "exit_code": self.exit_code,
+            "cost": self.cost,
+            "log": self.log,
         }
         storage.write_json(storage.join(self.uri, "status.json"), state)
 
@@ -111,12 +115,14 @@ class Status:
             if isinstance(error, UserError) and earlier.get("phase") == "finished":
                 storage.write_json(uri, earlier)
                 raise
-            self.done = _read(uri).get("done", self.done)  # workers write it too
+            written = _read(uri)  # workers write it too
+            self.done, self.cost = written.get("done", self.done), written.get("cost", self.cost)
             code = error.exit_code if isinstance(error, SiamdiffError) else 1
             message = str(error) or type(error).__name__
             was_asked = isinstance(error, StoppedError | KeyboardInterrupt)
             self.write(phase="stopped" if was_asked else "failed", error=message, exit_code=code)
             raise
+        self.cost = _read(uri).get("cost", self.cost)
         self.write(phase="finished", error=None, exit_code=0)
 
 

@@ -22,7 +22,7 @@ from siamdiff.model.folder import save_model
 from siamdiff.model.siamese import SiameseDiffusion
 from siamdiff.run import Lease, Status
 from siamdiff.training import bases, checkpoint
-from siamdiff.training.budget import over_budget
+from siamdiff.training.budget import cost, over_budget
 from siamdiff.training.caching import open_cache
 from siamdiff.training.context import Context, Wish
 from siamdiff.training.diagnosis import Pass, told
@@ -148,7 +148,8 @@ class _Trainer:
             StoppedError: somebody wanted it; a checkpoint of the last step was written before.
         """
         train = self.config.train
-        status = Status(self.run_uri, phase="training", done=self.step, total=train.steps)
+        logs = storage.join(self.run_uri, "logs")
+        status = Status(self.run_uri, phase="training", done=self.step, total=train.steps, log=logs)
         record = Record(self.run_uri, self.step, train.steps) if self.context.rank == 0 else None
         batches, window = self._batches(), _Window()
         try:
@@ -166,7 +167,7 @@ class _Trainer:
                     self._line(window, looks, record)
                     window = _Window()
                     if record:
-                        status.write(done=self.step)
+                        status.write(done=self.step, cost=self._cost())
                 if saves:
                     self._checkpoint(record, window)
                 if wish == Wish.STOP:
@@ -190,6 +191,10 @@ class _Trainer:
         """Seconds of training, of this and all earlier attempts as far as their work counts, and those of workers."""
         seconds = time.monotonic() - self.started
         return self.spent[0] + seconds, self.spent[1] + seconds * self.context.world_size
+
+    def _cost(self) -> float | None:
+        """Dollars so far, of all attempts; None without a price."""
+        return cost(self.config, self._spent()[1]) if self.config.cluster.price is not None else None
 
     def _stop(self) -> None:
         self.writer.wait()

@@ -1,6 +1,7 @@
 """Bulk generation on a real local Ray: every planned sample once, the same bytes whatever happens on the way."""
 
 import dataclasses
+import json
 import os
 import pickle
 import re
@@ -257,6 +258,7 @@ def test_a_shard_that_kills_its_sampler_every_time_is_given_up(ray, workplace, r
         "cpu",
         1,
         attempts,
+        str(workplace / "logs"),
     )
     result = ray.get(actor.__call__.remote({"name": SHARDS[0], "conditions": pickle.dumps([]), "error": ""}))
     assert result["count"] == 0 and "died 4 times" in result["error"]
@@ -277,7 +279,12 @@ def test_a_fault_of_pytorch_ends_the_sampler_and_not_the_shard_alone(ray, workpl
     attempts = cluster.Attempts.start()
     config, plan = configure(root).generate, plan_of(root)
     actor = ray.remote(num_cpus=0.5)(SamplerActor).remote(
-        partial(load_sampler, plan, config.model, "cpu"), str(workplace / "faulty"), "cpu", 1, attempts
+        partial(load_sampler, plan, config.model, "cpu"),
+        str(workplace / "faulty"),
+        "cpu",
+        1,
+        attempts,
+        str(workplace / "logs"),
     )
     (first, *_) = read_conditions(
         ShardSet.open(config.masks), plan, next(iter(plan.shards(real_keys(config))))
@@ -287,6 +294,9 @@ def test_a_fault_of_pytorch_ends_the_sampler_and_not_the_shard_alone(ray, workpl
     ]  # the model's inputs no longer add up
     with pytest.raises(ray.exceptions.ActorDiedError):
         ray.get(actor.__call__.remote({"name": SHARDS[0], "conditions": pickle.dumps(wrong), "error": ""}))
+    (file,) = (workplace / "logs").glob("sampler-*.jsonl")
+    last = json.loads(file.read_bytes().splitlines()[-1])
+    assert last["shard"] == SHARDS[0] and "RuntimeError" in last["traceback"], "its last words outlive it"
 
 
 @pytest.mark.cluster

@@ -1,9 +1,11 @@
 """Training on a real cluster: two workers, ZeRO, a real store; workers and drivers that are killed."""
 
 import json
+import re
 import signal
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -76,6 +78,21 @@ def test_two_workers_one_of_them_killed_train_as_one_process_does(root, one_proc
     assert "a worker was lost" in log
     assert "resuming after step" in log
     is_as_undisturbed(config, one_process)
+    told = journals(config)
+    assert {line["process"] for line in told} == {"job", "worker-0", "worker-1"}
+    assert any("a worker was lost" in line["message"] for line in told)
+    assert {line["rank"] for line in told if "resuming after step" in line["message"]} == {0}
+    assert all(line["run"] == "killed" and line["node"] for line in told)
+
+
+def journals(config: Config) -> list[dict[str, Any]]:
+    """The lines of all logs of a run in the store."""
+    logs, found = storage.join(config.run_uri(), "logs"), []
+    for name in storage.list_files(logs):
+        if process := re.match(r"(job|worker-\d+)-.*\.jsonl", name):
+            lines = storage.read_bytes(storage.join(logs, name)).splitlines()
+            found += [json.loads(line) | {"process": process[1]} for line in lines]
+    return found
 
 
 def is_as_undisturbed(config: Config, undisturbed: Config) -> None:
