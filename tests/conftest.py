@@ -37,6 +37,24 @@ os.environ.update(
 )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several processes one takes the cluster tests, one after the other and first, the rest go by module."""
+    items.sort(key=lambda item: not _starts_ray(item))
+    for item in items:
+        group = "cluster" if _starts_ray(item) else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Beside cluster tests, which mostly wait, the others take only what these leave: Ray's workers run at nice 15."""
+    if "PYTEST_XDIST_WORKER" in os.environ and not _starts_ray(item):
+        os.nice(19 - os.nice(0))
+
+
+def _starts_ray(item: pytest.Item) -> bool:
+    return item.get_closest_marker("cluster") is not None
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real data and weights beside the checkout, or the one that SIAMDIFF_SHARED names."""
