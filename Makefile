@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test soak large golden bench lint type constraints
+.PHONY: help setup demo test soak large golden bench lint type constraints wheelhouse
 
 # Nothing is reported to anyone.
 export RAY_USAGE_STATS_ENABLED := 0
@@ -58,6 +58,8 @@ bench: setup ## what the project claims about speed (docs/performance.md); 40 mi
 lint: setup ## style
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/hadolint infra/image/Dockerfile
+	$(BIN)/shellcheck infra/image/*.sh
 
 type: setup ## types
 	$(BIN)/pyright
@@ -65,3 +67,9 @@ type: setup ## types
 constraints: setup ## write constraints.txt from what .venv holds
 	{ sed -n '/^#/p' constraints.txt; $(BIN)/pip freeze --all --exclude-editable | grep -vE '^(#|pip==|nvidia-|triton==)' | sed 's/+cpu//'; } >.constraints
 	mv .constraints constraints.txt
+
+WHEELHOUSE ?= wheelhouse
+
+wheelhouse: ## all wheels for a site without a network, with their hashes, in WHEELHOUSE (docs/image.md)
+	@test -n "$(PYTHON)" || { echo "no Python 3.11 or 3.12 with venv found; name one: make wheelhouse PYTHON=/path/to/python3.11" >&2; exit 2; }
+	PYTHON=$(PYTHON) infra/image/wheelhouse.sh $(WHEELHOUSE)
