@@ -17,7 +17,7 @@ python=${PYTHON:-python3}
 
 tools=$(mktemp -d)
 trap 'rm -rf "$tools"' EXIT
-install=("$python" -m pip install --quiet --disable-pip-version-check --no-cache-dir --no-index)
+install=("$python" -m pip install --quiet --disable-pip-version-check --no-cache-dir --root-user-action ignore --no-index)
 "${install[@]}" --target "$tools" --find-links "$wheelhouse/build" \
     --require-hashes --requirement "$wheelhouse/build/requirements.txt"
 PYTHONPATH=$tools "${install[@]}" --target "$folder" --no-deps --no-build-isolation "$checkout"
