@@ -17,7 +17,9 @@ python=${PYTHON:-python3}
 
 tools=$(mktemp -d)
 trap 'rm -rf "$tools"' EXIT
-install=("$python" -m pip install --quiet --disable-pip-version-check --no-cache-dir --root-user-action ignore --no-index)
+export PIP_CONFIG_FILE=/dev/null # with --isolated: none of the settings of the machine, which may name other wheels
+install=("$python" -m pip --isolated install --quiet --disable-pip-version-check --no-cache-dir --no-index
+    --root-user-action ignore)
 "${install[@]}" --target "$tools" --find-links "$wheelhouse/build" \
     --require-hashes --requirement "$wheelhouse/build/requirements.txt"
 PYTHONPATH=$tools "${install[@]}" --target "$folder" --no-deps --no-build-isolation "$checkout"

@@ -14,7 +14,8 @@ fi
 wheelhouse=$1 venv=$2 checkout=$3
 python=${PYTHON:-python3}
 
+export PIP_CONFIG_FILE=/dev/null # with --isolated: none of the settings of the machine, which may name other wheels
 "$python" -m venv --without-pip "$venv"
-"$python" -m pip --python "$venv/bin/python" install --quiet --disable-pip-version-check --no-cache-dir \
+"$python" -m pip --isolated --python "$venv/bin/python" install --quiet --disable-pip-version-check --no-cache-dir \
     --no-index --find-links "$wheelhouse" --require-hashes --requirement "$wheelhouse/requirements.txt"
 echo "$checkout" >"$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/siamdiff.pth"

@@ -80,7 +80,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
         ["make", "-C", str(REPOSITORY), "wheelhouse", f"WHEELHOUSE={wheelhouse}", f"PYTHON={sys.executable}"],
         plain | registry,
     )
-    denied = plain | {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull}
+    denied = plain | {"PIP_NO_INDEX": "1"}
     done([*offline(), str(SCRIPTS / "install.sh"), str(wheelhouse), str(venv), str(checkout)], denied)
     done([*offline(), str(SCRIPTS / "checkout.sh"), str(wheelhouse), str(checkout)], denied)
 
@@ -156,15 +156,37 @@ def test_training_under_deepspeed_compiles_nothing(built: Built, tmp_path: Path)
     assert not list(Path(built.env["HOME"]).glob(".cache/torch_extensions/**/*.so"))
 
 
-def test_a_wheel_that_was_changed_is_refused(built: Built, tmp_path: Path):
-    """Hash-checking mode, for one wheel of all."""
+def installed_one(built: Built, folder: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    """An environment of a wheelhouse that holds one wheel."""
+    install = [str(SCRIPTS / "install.sh"), str(folder), str(folder / "venv"), str(folder / "checkout")]
+    settings = built.env | {"PYTHON": sys.executable} | env
+    return subprocess.run(install, env=settings, capture_output=True, text=True)
+
+
+def with_one(built: Built, folder: Path) -> Path:
+    """Makes a wheelhouse with one wheel of all, which it returns."""
+    folder.mkdir()
     [wheel] = built.wheelhouse.glob("idna-*.whl")
-    (tmp_path / wheel.name).write_bytes(wheel.read_bytes() + b"!")
     lines = (built.wheelhouse / "requirements.txt").read_text().splitlines()
-    (tmp_path / "requirements.txt").write_text("\n".join(line for line in lines if line.startswith("idna==")))
-    install = [str(SCRIPTS / "install.sh"), str(tmp_path), str(tmp_path / "venv"), str(tmp_path / "checkout")]
-    result = subprocess.run(
-        install, env=built.env | {"PYTHON": sys.executable}, capture_output=True, text=True
-    )
+    (folder / "requirements.txt").write_text("\n".join(line for line in lines if line.startswith("idna==")))
+    return Path(shutil.copy(wheel, folder))
+
+
+def test_a_wheel_that_was_changed_is_refused(built: Built, tmp_path: Path):
+    wheel = with_one(built, tmp_path / "one")
+    wheel.write_bytes(wheel.read_bytes() + b"!")
+    result = installed_one(built, wheel.parent)
     assert result.returncode != 0
     assert "DO NOT MATCH THE HASHES" in result.stderr
+
+
+def test_wheels_that_the_machine_has_elsewhere_are_not_looked_at(built: Built, tmp_path: Path):
+    """pip's settings on the machine may name another build of the same version."""
+    wheel, other = with_one(built, tmp_path / "one"), tmp_path / "other"
+    other.mkdir()
+    (other / wheel.name.replace("-py3-", "-9-py3-")).write_bytes(b"another build, which pip would prefer")
+    (tmp_path / "pip.conf").write_text(f"[global]\nfind-links = {other}\n")
+    for setting in ({"PIP_FIND_LINKS": str(other)}, {"PIP_CONFIG_FILE": str(tmp_path / "pip.conf")}):
+        result = installed_one(built, wheel.parent, **setting)
+        assert result.returncode == 0, result.stderr
+        shutil.rmtree(wheel.parent / "venv")
