@@ -24,7 +24,7 @@ from siamdiff.data.pairing import Pair, Rejected, Source, scan
 from siamdiff.data.raw import RECIPE, Plan, Planned, Record, encode, examine, make_plan, too_little
 from siamdiff.data.sample import Foreign
 from siamdiff.data.shards import FOLDER, finished_shards, write_shard
-from siamdiff.errors import SiamdiffError, UserError
+from siamdiff.errors import SiamdiffError, UserError, printable
 from siamdiff.run import lease
 from siamdiff.sections import Data
 
@@ -329,8 +329,8 @@ def _report(plan: Plan, rejected: Sequence[Rejected], private: str) -> None:
         log.warning("left out (all in %s/rejected.jsonl):", private)
         log.warning("  %6s  %-32s %s", "pairs", "reason", "first example")
     for reason, found in sorted(examples.items(), key=lambda item: -len(item[1])):
-        detail = f" ({found[0].detail})" if found[0].detail else ""
-        log.warning("  %6d  %-32s %s%s", len(found), reason, found[0].files[0], detail)
+        detail = f" ({printable(found[0].detail)})" if found[0].detail else ""
+        log.warning("  %6d  %-32s %s%s", len(found), reason, printable(found[0].files[0]), detail)
     if plan.near_duplicates:
         log.warning(
             "%d pairs of images in different splits look the same: %s/near_duplicates.jsonl lists them, "

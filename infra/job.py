@@ -9,7 +9,7 @@ from infra import cluster, logs, signals
 from siamdiff import storage
 from siamdiff.commandline import load
 from siamdiff.config import Config
-from siamdiff.errors import AlreadyRunningError, SiamdiffError
+from siamdiff.errors import AlreadyRunningError, SiamdiffError, one_line
 from siamdiff.sections import PHANTOM
 
 DEMO = Path(__file__).resolve().parents[1] / "jobs" / "configs" / "demo.yaml"
@@ -77,5 +77,5 @@ def run(
 def _fail(message: str, code: int) -> int:
     cluster.leave()
     logging.shutdown()
-    sys.stderr.write(f"error: {' '.join(message.split())}\n")
+    sys.stderr.write(f"error: {one_line(message)}\n")
     return code

@@ -8,7 +8,7 @@ from pathlib import Path
 from siamdiff import storage
 from siamdiff.data.latents import verify_caches
 from siamdiff.data.shardset import ShardSet, verify
-from siamdiff.errors import SiamdiffError, UserError
+from siamdiff.errors import SiamdiffError, UserError, one_line, printable
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return arguments.run(arguments)
     except SiamdiffError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return error.exit_code
 
 
@@ -61,7 +61,7 @@ def _verify(arguments: argparse.Namespace) -> int:
         problems = verify_caches(arguments.uri)
     if problems:
         for problem in problems:
-            print(problem, file=sys.stderr)
+            print(printable(problem), file=sys.stderr)
         print(
             f"error: {arguments.uri} is damaged: {len(problems)} problems, listed above; verify --repair, then the "
             "command that made it, make it whole again",
@@ -79,7 +79,7 @@ def _repair(uri: str) -> int:
 
     done = repair(uri, audit_of)
     for problem in done.problems:
-        print(problem)
+        print(printable(problem))
     if not done.problems:
         print("whole: nothing to repair")
     else:

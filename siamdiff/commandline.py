@@ -1,6 +1,7 @@
 """The command line of every job: one YAML file, any field overridden as `--SECTION.FIELD VALUE`, one-line errors."""
 
 import argparse
+import reprlib
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
@@ -9,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_settings import CliSettingsSource
 
 from siamdiff.config import Config
+from siamdiff.credentials import refuse_in
 from siamdiff.errors import UserError, nearest
 from siamdiff.presets import expand, merge, table
 
@@ -63,8 +65,11 @@ presets, for --preset NAME: above what the file says, below what else the comman
         section, _, name = field.partition(".")
         if values:
             given.setdefault(section, {})[name] = values
+    in_file = _read_yaml(file)
+    for values in (in_file, given):
+        refuse_in(values)
     try:
-        config = Config(**merge(expand(_read_yaml(file)), expand(given)))
+        config = Config(**merge(expand(in_file), expand(given)))
     except ValidationError as error:
         raise UserError(explain(error)) from None
     return config.resolve(), parsed.config is None
@@ -89,13 +94,18 @@ def _read_yaml(file: Path) -> dict[str, Any]:
         raise UserError(
             f"cannot read the configuration {file}: {error.strerror}; give an existing YAML file"
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise UserError(
             f"{file} must hold sections such as 'data:' and 'train:', not {type(content).__name__}"
         )
     return content
+
+
+_short = reprlib.Repr()  # a YAML file of a few lines may hold a value of gigabytes, by its aliases
+_short.maxstring = _short.maxother = 300
+_short.maxlevel = 3
 
 
 def explain(error: ValidationError) -> str:
@@ -106,7 +116,7 @@ def explain(error: ValidationError) -> str:
         if fault["type"] == "extra_forbidden":
             parts.append(f"unknown field {where!r}{nearest(where, field_names(Config))}")
         elif where and not (len(fault["loc"]) == 1 and isinstance(fault["input"], dict)):
-            parts.append(f"{where} = {fault['input']!r}: {_sentence(fault['msg'])}")
+            parts.append(f"{where} = {_short.repr(fault['input'])}: {_sentence(fault['msg'])}")
         else:
             parts.append(_sentence(fault["msg"]))
     return "; ".join(parts)

@@ -26,6 +26,19 @@ class AlreadyRunningError(SiamdiffError):
     exit_code = 0
 
 
+def printable(text: str) -> str:
+    """A text without what would lead a terminal or a log astray: escapes for control and formatting characters.
+
+    Names of files and texts of sets come from anywhere: a line feed in them would forge a line of the log.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def one_line(error: BaseException | str) -> str:
+    """A message as the one line that a person is shown."""
+    return printable(" ".join(str(error).split()))
+
+
 def nearest(name: str, valid: list[str]) -> str:
     """A hint naming the valid name closest to `name`: "; did you mean 'steps'?", or "" where none is close."""
     import difflib

@@ -29,6 +29,7 @@ from botocore.exceptions import (
 from botocore.exceptions import ConnectionError as StoreConnectionError
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential_jitter
 
+from siamdiff.credentials import refuse_in_uri
 from siamdiff.errors import SiamdiffError, UserError
 
 RETRY_SECONDS = 60.0
@@ -53,8 +54,9 @@ def normalize(uri: str) -> str:
     """The canonical form of a URI: an absolute path for local ones ("~" expanded), no trailing slash.
 
     Raises:
-        UserError: an empty URI, or a scheme other than file and s3.
+        UserError: an empty URI, a scheme other than file and s3, or one that holds a credential.
     """
+    refuse_in_uri(uri)
     scheme, sep, rest = uri.partition("://")
     if not sep:
         if not uri:
@@ -312,6 +314,17 @@ def _walk(fs: fsspec.AbstractFileSystem, path: str) -> dict[str, Any]:
     return files
 
 
+@_store_call
+def list_links(uri: str) -> list[str]:
+    """Symbolic links below a local folder, in any depth, relative to it, sorted: `list_files` leaves them out."""
+    fs, path = filesystem(uri)
+    if local_path(uri) is None:
+        return []
+    return sorted(
+        name.removeprefix(path).lstrip("/") for name, info in _walk(fs, path).items() if info["islink"]
+    )
+
+
 def _unless_missing(error: OSError) -> None:
     if not isinstance(error, FileNotFoundError):
         raise error
@@ -321,7 +334,7 @@ def read_json(uri: str) -> Any:
     """A JSON object. Raises FileNotFoundError where there is none, SiamdiffError where it is not JSON."""
     try:
         return json.loads(read_bytes(uri))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SiamdiffError(f"{uri} is damaged: not valid JSON ({error})") from error
 
 

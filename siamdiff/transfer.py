@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from siamdiff import storage
+from siamdiff.errors import UserError
 
 _THREADS = 8
 
@@ -24,10 +25,13 @@ def download_folder(uri: str, target: Path) -> None:
 
     Raises:
         FileNotFoundError: nothing lies under `uri`.
+        UserError: a name leads out of it; in a store any is possible.
     """
     names = list(storage.list_files(uri))
     if not names:
         raise FileNotFoundError(uri)
+    if any(".." in name.split("/") for name in names):
+        raise UserError(f"{uri} holds names that lead out of it (..); remove them, or give another folder")
     with ThreadPoolExecutor(_THREADS) as pool:
         list(pool.map(lambda name: storage.download_file(storage.join(uri, name), target / name), names))
 

@@ -11,10 +11,11 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from siamdiff.data.layouts.pairs import Labels
-from siamdiff.data.sample import DECODE_ERRORS
+from siamdiff.data.sample import DECODE_ERRORS, MAX_SCANS, has_too_many_scans
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
 MAX_RAW_PIXELS = 8192 * 8192
+MAX_RAW_SIDE = 32768  # pixels; what is longer and yet below the limit above is no picture of anything
 THRESHOLD = 127  # of masks coded 0..255: lesion above it
 GREY = (64, 191)  # values that are neither background nor lesion
 MAX_GREY = 0.01  # share of pixels: soft edges are, and the artefacts of JPEG, stay below
@@ -86,14 +87,17 @@ def decode_raw(data: bytes, kind: str) -> Image.Image:
         raise Fault(f"{kind} is empty", "0 bytes")
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            if image.width * image.height > MAX_RAW_PIXELS:
+            if image.width * image.height > MAX_RAW_PIXELS or max(image.size) > MAX_RAW_SIDE:
                 raise Fault(
-                    f"{kind} is too large", f"{image.width} x {image.height}, at most {MAX_RAW_PIXELS} pixels"
+                    f"{kind} is too large",
+                    f"{image.width} x {image.height}, at most {MAX_RAW_PIXELS} pixels, {MAX_RAW_SIDE} a side",
                 )
             if image.format in ("TIFF", "PNG") and getattr(image, "n_frames", 1) > 1:
                 raise Fault(
                     f"{kind} has several pages", f"{getattr(image, 'n_frames', 1)}; save one as a file"
                 )
+            if has_too_many_scans(data, image.format):
+                raise Fault(f"{kind} cannot be read", f"a JPEG of over {MAX_SCANS} scans")
             image.load()
             lossy = image.format in ("JPEG", "MPO")
             upright = ImageOps.exif_transpose(image)

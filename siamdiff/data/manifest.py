@@ -14,10 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from siamdiff import storage
+from siamdiff.data.sample import KEY_PATTERN, Amount, Sha256, ShardName, Side, Text
 from siamdiff.data.shards import Marker, read_marker
 from siamdiff.errors import SiamdiffError, UserError
 
@@ -27,8 +29,10 @@ INDEX = "index.parquet"
 REVISIONS = "revisions"
 _READ_THREADS = 16
 _READ_ROWS = 65_536
+_MAX_EXPANSION = 100  # bytes of an index in memory for one of its file: 4 is usual, hashes do not compress
+_SMALL_INDEX = 64 * 2**20  # bytes in memory that any may take
 _READ_AHEAD = 256  # markers: one of 64 samples is 30 kB
-_REPAIR = "python -m siamdiff verify --repair, then the command that made it, make it whole again"
+REPAIR = "python -m siamdiff verify --repair, then the command that made it, make it whole again"
 
 INDEX_SCHEMA = pa.schema(
     [
@@ -58,10 +62,10 @@ class ShardEntry(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str
-    count: int
-    size: int
-    sha256: str
+    name: ShardName
+    count: Amount
+    size: Amount
+    sha256: Sha256
 
 
 class Manifest(BaseModel):
@@ -71,18 +75,18 @@ class Manifest(BaseModel):
 
     schema_version: int
     kind: Literal["real", "synthetic"]
-    digest: str  # SHA-256 of the shards' names and hashes: the set's identity
-    resolution: int
+    digest: Sha256  # SHA-256 of the shards' names and hashes: the set's identity
+    resolution: Side
     demo: bool
-    license: str
-    permitted_use: str
-    count: int
-    size: int  # bytes of all tars
-    splits: dict[str, int]
+    license: Text
+    permitted_use: Text
+    count: Amount
+    size: Amount  # bytes of all tars
+    splits: dict[str, Amount]
     shards: list[ShardEntry]
-    index_sha256: str
+    index_sha256: Sha256
     made_from: dict[str, Any]
-    revision: int = 1  # how often the set was declared complete with other content
+    revision: Amount = 1  # how often the set was declared complete with other content
     previous: str | None = None  # digest of the revision before
 
 
@@ -257,9 +261,9 @@ def read_manifest(set_uri: str) -> Manifest:
     except ValidationError as error:
         fault = error.errors()[0]
         where = ".".join(map(str, fault["loc"])) or "content"
-        raise SiamdiffError(f"{uri} is damaged: {where}: {fault['msg']}; {_REPAIR}") from error
+        raise SiamdiffError(f"{uri} is damaged: {where}: {fault['msg']}; {REPAIR}") from error
     if manifest.digest != set_digest(manifest.shards):
-        raise SiamdiffError(f"{uri} is damaged: its digest is not that of its shards; {_REPAIR}")
+        raise SiamdiffError(f"{uri} is damaged: its digest is not that of its shards; {REPAIR}")
     return manifest
 
 
@@ -273,19 +277,40 @@ def read_index(set_uri: str, manifest: Manifest) -> pa.Table:
     try:
         data = storage.read_bytes(uri)
     except FileNotFoundError as error:
-        raise SiamdiffError(f"{uri} is missing; {_REPAIR}") from error
+        raise SiamdiffError(f"{uri} is missing; {REPAIR}") from error
     if hashlib.sha256(data).hexdigest() != manifest.index_sha256:
-        raise SiamdiffError(f"{uri} is damaged: its hash is not the manifest's; {_REPAIR}")
+        raise SiamdiffError(f"{uri} is damaged: its hash is not the manifest's; {REPAIR}")
     try:
         # Without Arrow's threads: one in ten short processes (verify) would be aborted by them while it exits.
         # By batches: whole columns of millions of rows would be in memory twice while they are read.
         file = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False)
-        batches = file.iter_batches(_READ_ROWS, use_threads=False)
+        if file.metadata.num_rows != manifest.count:
+            raise SiamdiffError(
+                f"{uri} is damaged: it has {file.metadata.num_rows} rows, {MANIFEST} says {manifest.count}; {REPAIR}"
+            )
+        batches = _bounded(file, _SMALL_INDEX + _MAX_EXPANSION * len(data), uri)
         table = pa.Table.from_batches(batches, schema=file.schema_arrow)
         del file, batches
         pa.default_memory_pool().release_unused()  # a third of what a large index took
     except (pa.ArrowException, OSError) as error:
-        raise SiamdiffError(f"{uri} is damaged: {error}; {_REPAIR}") from error
+        raise SiamdiffError(f"{uri} is damaged: {error}; {REPAIR}") from error
     if not table.schema.equals(INDEX_SCHEMA):
-        raise SiamdiffError(f"{uri} has other columns than schema {SCHEMA}; {_REPAIR}")
+        raise SiamdiffError(f"{uri} has other columns than schema {SCHEMA}; {REPAIR}")
+    if any(table[name].null_count for name in INDEX_SCHEMA.names[:-2]) or not _are_keys(table["key"]):
+        raise SiamdiffError(f"{uri} is damaged: it has rows without what every sample has; {REPAIR}")
     return table
+
+
+def _bounded(file: pq.ParquetFile, limit: int, uri: str) -> Iterator[pa.RecordBatch]:
+    """The rows of an index, unless they fill the memory: a text that repeats takes no room in the file."""
+    size = 0
+    for batch in file.iter_batches(_READ_ROWS, use_threads=False):
+        size += batch.nbytes
+        if size > limit:
+            raise SiamdiffError(f"{uri} is damaged: its rows take over {limit} bytes; {REPAIR}")
+        yield batch
+
+
+def _are_keys(keys: pa.ChunkedArray) -> bool:
+    matches = pc.call_function("match_substring_regex", [keys], pc.MatchSubstringOptions(KEY_PATTERN))
+    return pc.call_function("all", [matches], pc.ScalarAggregateOptions(min_count=0)).as_py()

@@ -45,6 +45,11 @@ def scan(data: Data) -> Source:
     folder = uri.rpartition("/")[0] if uri.endswith(lines.SUFFIXES) else uri
     files = _list(folder)
     if not files:
+        if links := storage.list_links(folder):
+            raise UserError(
+                f"data.source {data.source} holds nothing but links ({links[0]}), and links are not followed; put what "
+                "they point to there itself"
+            )
         raise UserError(
             f"data.source {data.source} does not exist or is empty; give a folder with images/ and masks/, "
             "a .jsonl file, or 'phantom'"
@@ -73,12 +78,22 @@ def scan_images(folder: str) -> Source | None:
 
 
 def _source(folder: str, layout: str, found: Found, files: Files) -> Source:
+    rejected = found.rejected + _links(folder)
     pairs = sorted(found.pairs, key=lambda pair: (pair.image, pair.mask))
     used = {path for pair in pairs for path in pair.files()}
-    used |= {path for bad in found.rejected for path in bad.files if path in files}
+    used |= {path for bad in rejected for path in bad.files if path in files}
     fingerprint = [*found.read, *([path, files[path]] for path in sorted(used))]
-    source = _without_large(Source(folder, layout, pairs, found.rejected, fingerprint, []), files)
+    source = _without_large(Source(folder, layout, pairs, rejected, fingerprint, []), files)
     return replace(source, versions=_versions(source))
+
+
+def _links(folder: str) -> list[Rejected]:
+    """Links of a local source, which are not followed: where a source was unpacked, they may lead anywhere."""
+    return [
+        Rejected([path], "is a link", "links are not followed; put what it points to there itself")
+        for path in storage.list_links(folder)
+        if is_image(path) or "." not in path.rpartition("/")[2]  # of a folder
+    ]
 
 
 def _phantoms(data: Data) -> Source:

@@ -5,21 +5,38 @@ import io
 import struct
 import zlib
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    model_serializer,
+)
 
 from siamdiff.errors import SiamdiffError
-from siamdiff.sections import Box
+from siamdiff.sections import MAX_TEXT, Box
 
 ImageFormat = Literal["png", "jpg"]
 KEY_DIGITS = 16
+KEY_PATTERN = rf"^[0-9a-f]{{{KEY_DIGITS}}}$"
 REJECTED = "rejected_"  # a score of this name and a gate's: the sample did not pass it
 MAX_MEMBER_BYTES = 64 * 2**20
-MAX_PIXELS = 2048 * 2048  # the largest `data.resolution`, squared
+MAX_SCANS = 500  # of a progressive JPEG, which has ten; each, however short, passes over all pixels
+MAX_SIDE = 2048  # the largest `data.resolution`
 JPEG_QUALITY = 95
+
+# What sets may say of themselves. They come from anywhere, and their names become paths.
+Amount = Annotated[int, Field(ge=0, lt=2**63)]
+Side = Annotated[int, Field(ge=0, le=MAX_SIDE)]
+Text = Annotated[str, StringConstraints(max_length=MAX_TEXT)]
+Key = Annotated[str, StringConstraints(pattern=KEY_PATTERN)]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+ShardName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 
 # What Pillow's decoders raise on damaged bytes. Each depends on where the damage lies; none means a fault of ours.
 DECODE_ERRORS = (
@@ -75,17 +92,17 @@ class SampleMeta(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    key: str
-    prompt: str
-    split: str
-    group: str
-    width: int  # pixels, of image and mask as stored
-    height: int
-    source_width: int  # pixels, of the pair it was made from
-    source_height: int
-    image_sha256: str  # of the members' bytes
-    mask_sha256: str
-    subset: str | None = None  # of the source's named sets, such as one of several test sets
+    key: Key
+    prompt: Text
+    split: Text
+    group: Text
+    width: Side  # pixels, of image and mask as stored
+    height: Side
+    source_width: Amount  # pixels, of the pair it was made from
+    source_height: Amount
+    image_sha256: Sha256  # of the members' bytes
+    mask_sha256: Sha256
+    subset: Text | None = None  # of the source's named sets, such as one of several test sets
     crop: Box | None = (
         None  # left, top, right, bottom of what was kept of the source, pixels; None: all of it
     )
@@ -164,7 +181,7 @@ def decode_image(data: bytes) -> np.ndarray:
     """uint8 (H, W, 3) from a shard's image.
 
     Raises:
-        SiamdiffError: not a PNG or JPEG in RGB, or larger than MAX_PIXELS.
+        SiamdiffError: not a PNG or JPEG in RGB, or a side over MAX_SIDE.
     """
     return _decode(data, ("PNG", "JPEG"), "RGB")
 
@@ -173,7 +190,7 @@ def decode_mask(data: bytes) -> np.ndarray:
     """uint8 (H, W) in {0, 255} from a shard's mask.
 
     Raises:
-        SiamdiffError: not an 8-bit grey PNG, larger than MAX_PIXELS, or with values between 0 and 255.
+        SiamdiffError: not an 8-bit grey PNG, a side over MAX_SIDE, or with values between 0 and 255.
     """
     mask = _decode(data, ("PNG",), "L")
     if not ((mask == 0) | (mask == 255)).all():
@@ -181,12 +198,21 @@ def decode_mask(data: bytes) -> np.ndarray:
     return mask
 
 
+def has_too_many_scans(data: bytes, kind: str | None) -> bool:
+    """Whether a JPEG (`kind` as Pillow names it) was made to be decoded for hours."""
+    return kind in ("JPEG", "MPO") and data.count(b"\xff\xda") > MAX_SCANS
+
+
 def _decode(data: bytes, formats: tuple[str, ...], mode: str) -> np.ndarray:
     kind = "image" if mode == "RGB" else "mask"
     try:
         with Image.open(io.BytesIO(data), formats=formats) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise SiamdiffError(f"{kind} of {image.width} x {image.height}: over {MAX_PIXELS} pixels")
+            if max(image.size) > MAX_SIDE:
+                raise SiamdiffError(
+                    f"{kind} of {image.width} x {image.height}: over {MAX_SIDE} x {MAX_SIDE} pixels"
+                )
+            if has_too_many_scans(data, image.format):
+                raise SiamdiffError(f"{kind} is a JPEG of over {MAX_SCANS} scans")
             if image.mode != mode:
                 raise SiamdiffError(f"{kind} in mode {image.mode}: must be {mode}")
             return np.array(image)

@@ -4,10 +4,19 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from pydantic import ValidationError
 
 from siamdiff import storage
 from siamdiff.data.cache import checked_copy
-from siamdiff.data.manifest import Manifest, ShardEntry, finish_set, read_index, read_manifest
+from siamdiff.data.manifest import (
+    INDEX,
+    REPAIR,
+    Manifest,
+    ShardEntry,
+    finish_set,
+    read_index,
+    read_manifest,
+)
 from siamdiff.data.sample import EncodedSample, Sample
 from siamdiff.data.shards import IndexRow, tar_uri, unpack
 from siamdiff.data.verify import verify
@@ -76,11 +85,24 @@ class ShardSet:
 
         Raises:
             UserError: no such sample.
+            SiamdiffError: the index says of it what cannot be.
         """
         position = int(np.searchsorted(self._sorted, key.encode()))
         if position == len(self) or self._sorted[position].decode() != key:
             raise UserError(f"{self.uri} holds no sample {key!r}; ShardSet.keys() lists its {len(self)} keys")
-        return IndexRow(**self.index.slice(position, 1).to_pylist()[0])
+        try:
+            row = IndexRow(**self.index.slice(position, 1).to_pylist()[0])
+        except ValidationError as error:
+            raise self._strange(key) from error
+        shard = self._shards.get(row.shard)
+        if shard is None or row.offset + row.size > shard.size:  # more than there is must not be asked for
+            raise self._strange(key)
+        return row
+
+    def _strange(self, key: str) -> SiamdiffError:
+        return SiamdiffError(
+            f"{storage.join(self.uri, INDEX)} is damaged: sample {key!r} cannot lie where it says; {REPAIR}"
+        )
 
     def read_encoded(self, key: str) -> EncodedSample:
         """The sample `key` as its shard holds it, by one ranged read.
@@ -99,9 +121,15 @@ class ShardSet:
 
         Raises:
             UserError: no such sample.
-            SiamdiffError: its shard is missing or damaged.
+            SiamdiffError: its shard is missing or damaged, or it is of another size than the set's.
         """
-        return self.read_encoded(key).decode()
+        sample, side = self.read_encoded(key).decode(), self.manifest.resolution
+        if sample.mask.shape != (side, side):
+            raise SiamdiffError(
+                f"{self.uri} is damaged: sample {key} is of {sample.meta.width} x {sample.meta.height}, the set's "
+                f"resolution is {side}; {REPAIR}"
+            )
+        return sample
 
 
 def _local_tar(set_uri: str, shard: ShardEntry) -> Path:

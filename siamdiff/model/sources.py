@@ -285,10 +285,7 @@ def _offline(base: str) -> UserError:
 
 
 def _from_store(uri: str) -> Path:
-    versions = _versions(uri)
-    if any(".." in name.split("/") for name in versions):
-        raise UserError(f"{uri} holds names that lead out of it (..); a base has none, give another")
-    name = f"bases/{_digest([uri, versions])[:32]}"
+    name = f"bases/{_digest([uri, _versions(uri)])[:32]}"
     return made_once(name, lambda folder: _listed(folder, transfer.download_folder(uri, folder)), _is_whole)
 
 
@@ -316,11 +313,28 @@ def _unpacked(base: str, extra: Path | None) -> Path:
 
 
 def files_of(part: Path) -> list[Path]:
-    """The files of a part that count: not variants (`x.fp16.safetensors`), nor pickles beside safetensors."""
+    """The files of a part that count: not variants (`x.fp16.safetensors`), nor pickles beside safetensors.
+
+    Raises:
+        UserError: a link to a text outside, which would go on into every model.
+    """
     files = sorted(file for file in part.rglob("*") if file.is_file() and not file.name.startswith("."))
+    _check_links(part, files)
     weights = [file for file in files if re.fullmatch(r"[^.]+\.safetensors", file.name)]
     weights = weights or [file for file in files if re.fullmatch(r"[^.]+\.bin", file.name)]
     return [file for file in files if file.suffix in (".json", ".txt") or file in weights]
+
+
+def _check_links(part: Path, files: list[Path]) -> None:
+    """Refuses links that lead out of the base, but for those of the hub's cache to its blobs."""
+    links = [file for file in files if file.is_symlink() and file.suffix in (".json", ".txt")]
+    if not links:
+        return
+    base = part.resolve().parent
+    places = [base] + ([base.parents[1] / "blobs"] if base.parent.name == "snapshots" else [])
+    for link in links:
+        if not any(link.resolve().is_relative_to(place) for place in places):
+            raise UserError(f"{link} is a link that leads out of its base; put the file itself there")
 
 
 def _versions(uri: str) -> dict[str, str]:

@@ -8,6 +8,7 @@ from siamdiff.sections.common import ImageFormat, Section, Split
 
 Layout = Literal["auto", "folder", "lines", "pranet", "isic", "nnunet", "huggingface"]
 Box = tuple[int, int, int, int]
+MAX_TEXT = 10_000  # characters of a prompt or a licence; CLIP reads 77 tokens of a prompt
 PHANTOM = "phantom"
 # prompt, licence and permitted use where none is given
 FOR_PHANTOMS = ("an endoscopy image with a polyp", "Apache-2.0", "any")
@@ -39,7 +40,9 @@ class Data(Section):
         default=384, ge=16, le=2048, multiple_of=8, description="side of the square images, in pixels"
     )
     prompt: str = Field(
-        default="", description="text for samples that bring none [of a polyp for phantoms, else of a lesion]"
+        default="",
+        max_length=MAX_TEXT,
+        description="text for samples that bring none [of a polyp for phantoms, else of a lesion]",
     )
     groups: str | None = Field(
         default=None, description="CSV with columns file,group (patient or video): never divided by a split"
@@ -59,10 +62,14 @@ class Data(Section):
         default="png", description="png keeps every pixel; jpg (quality 95) is 30 times faster to write"
     )
     license: str = Field(
-        default="", description="licence of the images; travels to models and synthetic sets [unknown]"
+        default="",
+        max_length=MAX_TEXT,
+        description="licence of the images; travels to models and synthetic sets [unknown]",
     )
     permitted_use: str = Field(
-        default="", description="what licence or consent permits; travels likewise [unknown]"
+        default="",
+        max_length=MAX_TEXT,
+        description="what licence or consent permits; travels likewise [unknown]",
     )
 
     @field_validator("crop", mode="before")

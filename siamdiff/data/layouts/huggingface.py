@@ -25,6 +25,7 @@ from siamdiff.data.layouts.pairs import (
     json_lines,
     relative,
     split_of,
+    too_long,
     unless_all_train,
 )
 from siamdiff.errors import UserError
@@ -132,6 +133,8 @@ def _read_row(
         paths.append(str(path))
     image, mask = paths
     prompt = next((row[name] for name in _PROMPTS if row.get(name)), None)
+    if bad := too_long(prompt, where):
+        return bad
     return Pair(image, mask, prompt=prompt, split=split_of(image) or _other_split(image))
 
 

@@ -6,7 +6,7 @@ Paths are relative to the file's own folder.
 import json
 
 from siamdiff import storage
-from siamdiff.data.layouts.pairs import Files, Found, Pair, Rejected, json_lines, relative, split_of
+from siamdiff.data.layouts.pairs import Files, Found, Pair, Rejected, json_lines, relative, split_of, too_long
 from siamdiff.errors import UserError
 from siamdiff.sections import Data
 
@@ -56,4 +56,6 @@ def _read_line(line: str, where: str, files: Files) -> Pair | Rejected:
     if image not in files or mask not in files:
         missing = "image without mask" if image in files else "missing image"
         return Rejected([image, mask], missing)
+    if bad := too_long(entry["prompt"], where):
+        return bad
     return Pair(image, mask, prompt=entry["prompt"], split=split_of(image))

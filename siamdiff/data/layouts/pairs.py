@@ -7,6 +7,8 @@ from typing import Any
 
 from pydantic.dataclasses import dataclass  # pairs travel as JSON: lists become tuples again
 
+from siamdiff.sections import MAX_TEXT
+
 EXTENSIONS = ("png", "jpg", "jpeg", "tif", "tiff", "bmp")
 Files = Mapping[str, int]  # what a source lists: path relative to its folder -> bytes
 
@@ -137,6 +139,13 @@ def unless_all_train(pairs: Iterable[Pair]) -> list[Pair]:
     if {pair.split for pair in pairs} == {"train"}:
         return [replace(pair, split=None) for pair in pairs]
     return pairs
+
+
+def too_long(prompt: str | None, where: str) -> Rejected | None:
+    """The rejection of a line whose prompt no sample may hold."""
+    if prompt is None or len(prompt) <= MAX_TEXT:
+        return None
+    return Rejected([where], "prompt is too long", f"{len(prompt)} characters, at most {MAX_TEXT}")
 
 
 def relative(path: str) -> str | None:
