@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test soak large golden bench lint type constraints wheelhouse
+.PHONY: help setup demo test soak large golden bench lint type audit constraints wheelhouse
 
 # Nothing is reported to anyone.
 export RAY_USAGE_STATS_ENABLED := 0
@@ -17,6 +17,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3; do $$p -c '$(usable)' 
 BIN := .venv/bin
 UNMARKED := not soak and not large and not gpu
 READY := .venv/ready
+AUDIT := .venv/audit
 
 help: ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
@@ -63,6 +64,13 @@ lint: setup ## style
 
 type: setup ## types
 	$(BIN)/pyright
+
+audit: setup $(AUDIT)/ready ## known vulnerabilities of the dependencies, secrets in the files (docs/security.md)
+	PYTHONPATH=$(AUDIT) $(BIN)/python .ci/audit.py
+
+$(AUDIT)/ready: .ci/audit.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(AUDIT) -r .ci/audit.txt
+	@touch $@
 
 constraints: setup ## write constraints.txt from what .venv holds
 	{ sed -n '/^#/p' constraints.txt; $(BIN)/pip freeze --all --exclude-editable | grep -vE '^(#|pip==|nvidia-|triton==)' | sed 's/+cpu//'; } >.constraints

@@ -301,3 +301,13 @@ def test_identity_is_of_the_content_not_of_the_place(saved, tmp_path):
     content[-1] ^= 1
     weights.write_bytes(content)
     assert identity(str(copy)) != before
+
+
+def test_a_text_that_is_a_link_out_of_its_base_does_not_go_on_into_models(saved, tmp_path):
+    folder = shutil.copytree(saved, tmp_path / "base")
+    (tmp_path / "private.txt").write_text("private")
+    (folder / "tokenizer" / "notes.txt").symlink_to(tmp_path / "private.txt")
+    assert "notes.txt is a link that leads out of its base" in refusal(str(folder))
+    (folder / "tokenizer" / "notes.txt").unlink()
+    (folder / "tokenizer" / "notes.txt").symlink_to("merges.txt")
+    load(str(folder))
