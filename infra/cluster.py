@@ -25,6 +25,10 @@ DEFAULTS = {
 for _name, _value in DEFAULTS.items():
     os.environ.setdefault(_name, _value)
 
+# For a cluster on this machine alone: Ray then takes 127.0.0.1 for the node's address, and all its servers listen there
+# instead of on every address. The name is of the systems where it is Ray's default; Linux honours it as well.
+ON_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "GLOO_SOCKET_IFNAME": "lo"}
+
 log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 4  # at one row of Ray Data, each but the last ended by the death of its process
@@ -64,12 +68,33 @@ class Attempts:
 
 
 def connect() -> None:
-    """Joins the cluster of RAY_ADDRESS (set inside `ray job submit`), else starts one on this machine.
+    """Joins the cluster of RAY_ADDRESS (set inside `ray job submit`), else starts one on this machine, on loopback.
 
     Credentials of the object store are not passed on: each process has them from its own environment or role.
     """
-    import ray
+    with _on_loopback():
+        import ray
 
+        _join(ray)
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """While the block runs, what Ray and its processes take over to listen on loopback alone; nothing for a cluster.
+
+    Ray reads it while it is imported. Later than that the processes would not agree on the node's address.
+    """
+    is_early = "ray" not in sys.modules and "RAY_ADDRESS" not in os.environ
+    added = {name: value for name, value in ON_LOOPBACK.items() if is_early and name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            del os.environ[name]
+
+
+def _join(ray: Any) -> None:
     if ray.is_initialized():
         return
     with warnings.catch_warnings(), signals.kept():

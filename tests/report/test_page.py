@@ -145,6 +145,19 @@ def test_names_are_written_as_text(tmp_path: Path):
     assert "<script>" not in page and "<b>" not in page
 
 
+def test_texts_of_sets_and_models_are_written_as_text(tmp_path: Path):
+    uri = write_experiment(tmp_path)
+    attack = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>"
+    for name, fields in {
+        "runs/a/model/siamdiff.json": {"license": attack, "permitted_use": attack},
+        "data/dataset.json": {"license": attack, "made_from": {"data.prompt": attack}},
+    }.items():
+        storage.write_json(f"{tmp_path}/{name}", storage.read_json(f"{tmp_path}/{name}") | fields)
+    page = Path(write_report(uri)).read_text()
+    assert "<script" not in page and "<img src=x" not in page
+    assert page.count("&lt;script&gt;alert(1)") >= 3
+
+
 def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["report", str(tmp_path / "none")]) == 2
     told = capsys.readouterr().err
