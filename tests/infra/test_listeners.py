@@ -13,7 +13,7 @@ import pytest
 
 from tests import jobs
 from tests.infra.test_submit import cluster as head  # noqa: F401 - a fixture
-from tests.listeners import below, documented, is_loopback, listening
+from tests.listeners import below, documented, is_loopback, listening, unless_taken
 from tests.sets import small_config
 
 ONE_MACHINE, STARTED = "A cluster of one machine", "A cluster made by `ray start` or KubeRay"
@@ -30,7 +30,7 @@ def test_a_cluster_of_one_machine_listens_on_loopback_alone() -> None:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     found = {tuple(row) for row in json.loads(done.stdout.splitlines()[-1])}
-    assert found == documented(ONE_MACHINE)
+    assert found | unless_taken(ONE_MACHINE) == documented(ONE_MACHINE)
     assert all(is_loopback(address) for _, address in found)
 
 
@@ -58,7 +58,9 @@ def test_a_running_job_listens_where_it_says_and_shows_no_secret(tmp_path: Path)
         process.wait()
     text = (tmp_path / "log").read_text()
     assert process.returncode == 0, text[-3000:]
-    assert found == documented(ONE_MACHINE) | documented("While several workers train")
+    assert found | unless_taken(ONE_MACHINE) == documented(ONE_MACHINE) | documented(
+        "While several workers train"
+    )
     hidden = [*secret.values(), os.environ["RAY_AUTH_TOKEN"]]
     written = [file.read_bytes().decode(errors="replace") for file in tmp_path.rglob("*") if file.is_file()]
     for place in (*shown, *written, text):
@@ -76,7 +78,7 @@ def _command(process: psutil.Process) -> list[str]:
 @pytest.mark.cluster
 def test_a_started_head_listens_as_documented(head: dict[str, str]) -> None:  # noqa: F811
     own = {entry.address for entries in psutil.net_if_addrs().values() for entry in entries}
-    expected, found = documented(STARTED), set()
+    expected, found = documented(STARTED), unless_taken(STARTED)
     deadline = time.monotonic() + 60
     while found != expected and time.monotonic() < deadline:
         for name, address in listening(_of(head["RAY_TEMP"])):
