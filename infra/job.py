@@ -5,11 +5,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from infra import cluster, logs, signals
+from infra import cluster, logs, retry, signals
 from siamdiff import storage
 from siamdiff.commandline import load
 from siamdiff.config import Config
-from siamdiff.errors import AlreadyRunningError, SiamdiffError, one_line
+from siamdiff.errors import AlreadyRunningError, SiamdiffError, StoppedError, one_line
 from siamdiff.sections import PHANTOM
 
 DEMO = Path(__file__).resolve().parents[1] / "jobs" / "configs" / "demo.yaml"
@@ -68,8 +68,11 @@ def run(
     except AlreadyRunningError as error:
         log.info("%s", error)
     except SiamdiffError as error:
+        if isinstance(error, StoppedError):
+            retry.stay_stopped()
         sys.exit(_fail(str(error), error.exit_code))
     except KeyboardInterrupt as interruption:
+        retry.stay_stopped()
         why = str(interruption) or "interrupted"
         sys.exit(_fail(f"{why}; the same command goes on from here", SiamdiffError.exit_code))
 

@@ -21,6 +21,8 @@ def end_on_sigterm() -> None:
 
 
 def _terminate(_number: int, _frame: FrameType | None) -> None:
+    # `ray job stop` signals every process of a job, and jobs/retry.py hands it on: one does not interrupt the other
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise Terminated("stopped by SIGTERM")
 
 
