@@ -1,7 +1,7 @@
 """What of k8s/ is made from other files: `python -m infra.manifests` writes it, a test holds it to them.
 
-Prometheus' operator wants the rules inside a resource of its own, and Grafana's sidecar each dashboard in a ConfigMap that
-kustomize makes from a list of files: neither can take a folder as it is.
+Prometheus' operator wants the rules inside a resource of its own, and Grafana's sidecar each dashboard in a ConfigMap,
+which kustomize makes from a list of files: neither can take a folder as it is.
 """
 
 from pathlib import Path
