@@ -319,7 +319,7 @@ RULES = [
     Mutation("limits above requests", "eks", put(TRAIN, f"{WORKER_BOX}.resources.limits.memory", "64Gi")),
     Mutation("no limits", "eks", drop(TRAIN, f"{SUBMITTER}.containers.0.resources.limits")),
     Mutation("no probe", "kind", drop("Deployment store", f"{STORE}.containers.0.livenessProbe")),
-    Mutation("another tag", "eks", put(TRAIN, f"{WORKER_BOX}.image", "siamdiff:0.2.0")),
+    Mutation("another tag", "eks", put(TRAIN, f"{WORKER_BOX}.image", "siamdiff:0.2.0-cuda")),
     Mutation(
         "latest", "kind", put("Deployment store", f"{STORE}.containers.0.image", "chrislusf/seaweedfs:latest")
     ),

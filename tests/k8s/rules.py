@@ -1,6 +1,7 @@
 """What else our manifests have to keep: KubeRay's and Kueue's own conditions, and the project's."""
 
 import re
+import tomllib
 import zoneinfo
 from collections import Counter
 from collections.abc import Iterator
@@ -165,16 +166,20 @@ def _container(container: dict[str, Any]) -> Iterator[str]:
 
 def _images(resources: list[Resource]) -> Iterator[str]:
     ours = {
-        c["image"]
+        container["image"]
         for pod in pods(resources)
         if pod.start is not None or "submitter" in pod.where
-        for c in pod.containers
+        for container in pod.containers
     }
-    if len(ours) != 1:
-        yield f"several images: {sorted(ours)}"
-    for image in {c["image"] for pod in pods(resources) for c in pod.containers}:
+    if len(ours) != 1 or not re.search(rf"\bsiamdiff:{re.escape(_version())}-(cpu|cuda)$", ours.copy().pop()):
+        yield f"images {sorted(ours)}"
+    for image in {container["image"] for pod in pods(resources) for container in pod.containers}:
         if not re.search(r":\d[\w.-]*$", image):
             yield f"{image} has no fixed tag"
+
+
+def _version() -> str:
+    return tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
 
 
 def _ending(resources: list[Resource]) -> Iterator[str]:
