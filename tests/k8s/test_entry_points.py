@@ -18,6 +18,7 @@ from tests.k8s.rendered import OVERLAYS, REPOSITORY, jobs, of_kind, pods, render
 from tests.k8s.rules import gpus
 
 COSTLY = {"jobs/train.py", "jobs/generate.py", "jobs/experiment.py"}  # those that know --dry-run
+QUICK = ("kind", "jobs/generate.py")
 
 
 @pytest.fixture
@@ -54,8 +55,12 @@ def test_entry_points_take_their_options(overlay: str, experiment: Path) -> None
 @pytest.mark.parametrize(
     ("overlay", "job"),
     [
-        ("kind", "jobs/experiment.py"),
-        *(pytest.param(*case, marks=pytest.mark.soak) for case in product(["kind", "eks"], sorted(COSTLY))),
+        QUICK,
+        *(
+            pytest.param(*case, marks=pytest.mark.soak)
+            for case in product(["kind", "eks"], sorted(COSTLY))
+            if case != QUICK
+        ),
     ],
 )
 def test_entry_points_run_dry(
