@@ -29,6 +29,7 @@ from botocore.exceptions import (
 from botocore.exceptions import ConnectionError as StoreConnectionError
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential_jitter
 
+from siamdiff.calls import watched
 from siamdiff.credentials import refuse_in_uri
 from siamdiff.errors import SiamdiffError, UserError
 
@@ -148,12 +149,15 @@ def _retrying(seconds: float) -> Retrying:
 
 
 def _store_call(function: Callable[P, T]) -> Callable[P, T]:
-    """Retries and explains a function whose first argument is the URI it works on."""
+    """Retries and explains a function whose first argument is the URI it works on; tells whoever watches the store."""
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
-        with _explained(str(args[0])):
-            return _retrying(RETRY_SECONDS)(function, *args, **kwargs)
+        def work(retrying: Retrying) -> T:
+            with _explained(str(args[0])):
+                return retrying(function, *args, **kwargs)
+
+        return watched(work, function.__name__, args, _retrying(RETRY_SECONDS))
 
     return call
 
