@@ -22,6 +22,7 @@ from benchmarks import runs
 from benchmarks.common import Spread, parser, show
 from infra import cluster, workers
 from infra.context import RayContext
+from infra.exporting import JobWatch
 from infra.train import train
 from siamdiff.config import Config
 from siamdiff.run import lease
@@ -43,14 +44,13 @@ def train_under_ray(config: Config) -> None:
     """The run with the plain engine in one worker of Ray Train, watched as any."""
     cluster.connect()
     with lease(config.run_uri()) as held:
-        workers.run(_worker, config, bases.base_uri(config, ""), held)
+        workers.run(_worker, config, bases.base_uri(config, ""), held, JobWatch("train", config))
 
 
 def _worker(arguments: dict[str, Any]) -> str:
     config = Config(**arguments["config"])
     torch.set_num_threads(config.cluster.threads)
-    place = (arguments["supervisor"], arguments["attempt"], arguments["restarts"])
-    with RayContext(*place, patience=30.0) as context:
+    with RayContext(arguments["supervisor"], arguments["attempt"], patience=30.0) as context:
         train_loop(config, arguments["base_uri"], arguments["lease"], context, TorchEngine.of)
     return ""
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from infra import signals
+from infra import exporting, signals
 from siamdiff.errors import SiamdiffError, UserError
 
 # Ray and the libraries read these while they are imported.
@@ -106,6 +106,7 @@ def _join(ray: Any) -> None:
             logging_level=logging.WARNING,
             configure_logging=True,
         )
+    exporting.watch_store()
     log.info("Ray: %s", ", ".join(f"{name} {amount:g}" for name, amount in _resources().items()))
 
 

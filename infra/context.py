@@ -6,7 +6,6 @@ from typing import Any, Self
 
 import torch
 
-from infra import metrics
 from infra.supervisor import Heart
 from siamdiff.training.context import Wish
 
@@ -19,11 +18,10 @@ class RayContext:
     Args:
         supervisor: the handle of infra.supervisor's actor.
         attempt: name of this worker group, by which the supervisor tells its pulses from those of an earlier one.
-        restarts: how often this job started its workers again.
         patience: minutes that workers may wait for each other.
     """
 
-    def __init__(self, supervisor: Any, attempt: str, restarts: int, patience: float) -> None:
+    def __init__(self, supervisor: Any, attempt: str, patience: float) -> None:
         import ray.train
         import ray.train.torch
 
@@ -32,8 +30,6 @@ class RayContext:
         self.world_size = place.get_world_size()
         self.device = ray.train.torch.get_device()
         self._group = torch.distributed.new_group(backend="gloo", timeout=timedelta(minutes=patience))
-        self._gauges = metrics.TrainGauges() if self.rank == 0 else None
-        self.report({"restarts": restarts})
         self._heart = Heart(supervisor, attempt, self.rank)
         self._why = ""
         self._looked = time.monotonic()
@@ -87,6 +83,5 @@ class RayContext:
         return self._why
 
     def report(self, line: dict[str, float]) -> None:
-        """Sets the Prometheus gauges of training."""
-        if self._gauges:
-            self._gauges.set(line)
+        """Lets the job know, which sets the Prometheus gauges of training."""
+        self._heart.tell(line)

@@ -14,9 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from infra import cluster, metrics
+from infra import cluster
+from infra.exporting import GenerateGauges
 from infra.gates import inputs_of, tell
 from infra.masks import read_masks
+from infra.metrics import REASONS
 from infra.rows import each_row
 from infra.sampler import LoadSampler, SamplerActor, load_sampler
 from infra.stage import SYNTHETIC, StageStatus, logs_uri
@@ -190,10 +192,13 @@ class Progress:
         # Speed is counted from the first shard on: before it nodes, processes and models were starting.
         self.first: float | None = None
         self.since = self.shards_since = 0
-        self.images = self.retried = self.redrawn = self.rejected = 0
+        self.images = self.failed = self.retried = self.redrawn = self.rejected = 0
+        self.by_gate: dict[str, int] = dict.fromkeys(REASONS, 0)
+        self.drawing = 0.0  # seconds of all actors
         self.alive: dict[str, float] = {}  # seconds that each actor was there, as of its last row
         self.logged = self.began
-        self._gauges = metrics.GenerateGauges()
+        assert config.train.run, "the configuration is resolved"
+        self._gauges = GenerateGauges(config.train.run)
         self._tell(None)
 
     @property
@@ -213,11 +218,15 @@ class Progress:
         if row["skipped"]:
             return
         self.left -= 1
+        self.failed += bool(row["error"])
         self.status.done += not row["error"]
         self.images += row["count"]
         self.retried += row["attempt"] > 1
         self.redrawn += row["redrawn"]
         self.rejected += row["rejected"]
+        self.by_gate = {gate: count + row[f"rejected_{gate}"] for gate, count in self.by_gate.items()}
+        self.drawing += row["draw"]
+        self._gauges.add(row)
         if self.first is None:
             self.first = now
         else:
@@ -232,14 +241,15 @@ class Progress:
         figures = {
             "done": float(self.status.done),
             "planned": float(self.status.total),
+            "failed": float(self.failed),
             "images": float(self.images),
             "actors": float(len(self.alive)),
             "gpu_seconds": self.gpus * self.actor_seconds,
-            "cost": self.cost,
+            "busy": self.drawing / max(self.actor_seconds, 1e-9),
             "retried": float(self.retried),
             "redrawn": float(self.redrawn),
-            "rejected": float(self.rejected),
         }
+        cost_left = None
         words = [f"{self.status.done} of {self.status.total} shards done"]
         if seconds_per_shard and self.first is not None:
             speed = self.since / (time.monotonic() - self.first)
@@ -249,14 +259,15 @@ class Progress:
             if self.left:
                 words.append(f"about {readable_seconds(to_go)} to go")
             if self.cost:
-                left = self.cost / (self.todo - self.left) * self.left
-                figures["cost_left"] = left
-                words.append(f"{self.cost:.2f} dollars spent, about {left:.2f} to go")
+                cost_left = self.cost / (self.todo - self.left) * self.left
+                words.append(f"{self.cost:.2f} dollars spent, about {cost_left:.2f} to go")
         if self.redrawn:
             words.append(f"{self.redrawn} images drawn again, {self.rejected} rejected to the last")
         if self.shards_since or self.images:
             log.info(", ".join(words))
-        self._gauges.set(figures)
+        self._gauges.set(figures, self.by_gate)
+        if self.status.watch:
+            self.status.watch.spent(self.cost, cost_left)
         self.status.write(cost=self.cost if self.config.cluster.price is not None else None)
 
     def over_budget(self) -> str:

@@ -7,6 +7,8 @@ import warnings
 
 from huggingface_hub.utils import logging as hub_logging
 
+from infra.exporting import watch_store
+
 CHATTY = ("DeepSpeed", "aiobotocore", "botocore", "fsspec", "httpx", "ray", "s3fs")
 
 
@@ -19,7 +21,7 @@ def in_job() -> None:
 
 
 def in_worker(uses_gpu: bool) -> None:
-    """Prepares a process on the cluster: its log, whose lines Ray passes on to the job, and its device.
+    """Prepares a process on the cluster: its log, whose lines Ray passes on to the job, its metrics and its device.
 
     Called first thing there. Without a GPU booked none is touched: Ray hides them only from processes that book some.
     """
@@ -27,6 +29,7 @@ def in_worker(uses_gpu: bool) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
         os.environ["DS_ACCELERATOR"] = "cpu"
     _quiet()
+    watch_store()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging

@@ -14,6 +14,7 @@ import torch
 
 from infra.gates import GateInputs, keeper_of
 from infra.masks import SHARD_FAILURES, one_line
+from infra.metrics import REASONS
 from infra.rows import attempt_row, failed_row, prepare_actor
 from siamdiff import storage, transfer
 from siamdiff.data.cache import made_once
@@ -81,30 +82,47 @@ class SamplerActor:
         self._device = Lock()
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Samples and writes one shard: what `attempt_row` gives, {redrawn, rejected} samples, and {worker, alive}.
+        """Samples and writes one shard: what `attempt_row` gives, and further fields.
 
-        The last two are this actor, and the seconds since its start.
+        These are {redrawn, rejected} samples and the latter by gate, {rejected_copy, ...}; the seconds in which it was
+        drawn, encoded and uploaded, {draw, encode, upload}; this actor, and the seconds since its start, {worker,
+        alive}.
         """
         torch.set_num_threads(self.threads)  # OpenMP's number is each thread's own
         tally = Tally()
+        seconds: dict[str, float] = {"draw": 0.0, "encode": 0.0, "upload": 0.0}
 
         def write(begin: Callable[[], None]) -> int:
             @contextmanager
             def turn() -> Iterator[None]:
                 with self._device:
                     begin()  # not before: where a shard kills this process, those that only wait have not tried
-                    yield
+                    with timed(seconds, "draw"):
+                        yield
 
             nonlocal tally
             made = self.sampler.make(pickle.loads(row["conditions"]), turn)
-            count = write_shard(self.output, row["name"], made.samples, made_by=made.made_by).count
+            seconds["encode"] = made.encode_seconds
+            with timed(seconds, "upload"):
+                count = write_shard(self.output, row["name"], made.samples, made_by=made.made_by).count
             tally = Tally.of(sample.meta for sample in made.samples)
             return count
 
         error = row["error"] or self.failure
         made = failed_row(row, error) if error else attempt_row(row["name"], self.attempts, "sampler", write)
         made |= {"redrawn": tally.redrawn, "rejected": tally.rejected}
-        return made | {"worker": self.name, "alive": time.monotonic() - self.born}
+        made |= {f"rejected_{reason}": tally.by_gate.get(reason, 0) for reason in REASONS}
+        return made | seconds | {"worker": self.name, "alive": time.monotonic() - self.born}
+
+
+@contextmanager
+def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    """Adds the block's time."""
+    began = time.monotonic()
+    try:
+        yield
+    finally:
+        seconds[name] += time.monotonic() - began
 
 
 def model_on_this_node(uri: str, digest: str) -> Path:

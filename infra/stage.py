@@ -1,19 +1,23 @@
 """What the stages but training share: the names of their files, and the state of a stage's newest command."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Self
 
+from infra import cluster
+from infra.exporting import JobWatch
 from siamdiff import storage
 from siamdiff.config import Config
-from siamdiff.errors import AlreadyRunningError, SiamdiffError
+from siamdiff.errors import AlreadyRunningError, NotFiniteError, SiamdiffError, UserError
 from siamdiff.journal import journal
 from siamdiff.run import Status
 
 # folders of the stages under the root
 DATA, SYNTHETIC, EVALUATION, SEGMENTATION = "data", "synthetic", "evaluation", "segmentation"
 EXPERIMENTS = "experiments"
+COMMANDS = {DATA: "ingest", SYNTHETIC: "generate", EVALUATION: "evaluate", SEGMENTATION: "segment"}
 PLAN = "plan.json"
 CONFIG = "config.yaml"
 LATEST = "latest.json"
@@ -29,7 +33,53 @@ def logs_uri(config: Config, folder: str) -> str:
 
 
 @dataclass
-class StageStatus(Status):
+class WatchedStatus(Status):
+    """The state of a command, which its metrics tell as well."""
+
+    watch: JobWatch | None = None
+
+    def write(self, **changes: object) -> None:
+        """See siamdiff.run.Status."""
+        super().write(**changes)
+        if self.watch:
+            self.watch.tell(self.phase, self.done, self.total)
+
+    def told_of(self, phase: str) -> JobWatch:
+        """The metrics' part, which knows of a phase that others write to status.json."""
+        assert self.watch
+        self.watch.tell(phase, self.done, self.total)
+        return self.watch
+
+    @contextmanager
+    def reporting(self) -> Iterator[Self]:
+        """See siamdiff.run.Status. On a cluster there already is, whoever watches it sees the command from here on."""
+        watch = self.watch
+        if watch is None:
+            with super().reporting():
+                yield self
+            return
+        with watch.beating():
+            try:
+                with super().reporting():
+                    if os.environ.get("RAY_ADDRESS"):
+                        cluster.connect()
+                    yield self
+            except AlreadyRunningError:
+                raise
+            except BaseException as error:
+                watch.ended(_end(error, self.phase))
+                raise
+            watch.ended("finished")
+
+
+def _end(error: BaseException, phase: str) -> str:
+    """Of metrics.ENDS, by what ended a command and the phase that it left."""
+    kinds = {UserError: "refused", NotFiniteError: "diverged"}
+    return next((end for kind, end in kinds.items() if isinstance(error, kind)), phase)
+
+
+@dataclass
+class StageStatus(WatchedStatus):
     """The state of a stage's newest command; also beside its output, once that is known to belong to it."""
 
     output: str | None = None
@@ -52,7 +102,8 @@ def reported(config: Config, folder: str) -> Iterator[StageStatus]:
     """
     assert config.root, "the configuration is resolved"
     logs = logs_uri(config, folder)
-    status = StageStatus(storage.join(config.root, folder), log=logs)
+    watch = JobWatch(COMMANDS.get(folder, folder), config)
+    status = StageStatus(storage.join(config.root, folder), log=logs, watch=watch)
     uri = storage.join(status.uri, STATUS)
     earlier = None
     with suppress(FileNotFoundError, SiamdiffError):  # damaged: it is written anew

@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ class Pulse:
     step: int  # optimizer steps finished
     beats: int  # collectives finished: grows as long as the group moves
     is_waiting: bool  # for the other workers
+    figures: dict[str, float] = field(default_factory=dict)  # the newest of each that it reported
 
 
 @dataclass(frozen=True)
@@ -88,11 +89,16 @@ class Heart:
 
         self.wish, self.why = Wish.NOTHING, ""
         self.step, self.beats, self.is_waiting = 0, 0, False
+        self._figures: dict[str, float] = {}
         self._supervisor, self._attempt, self._rank = supervisor, attempt, rank
         self._node, self._host = ray.get_runtime_context().get_node_id(), os.uname().nodename
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heart", daemon=True)
         self._thread.start()
+
+    def tell(self, figures: dict[str, float]) -> None:
+        """Takes figures for the job; those that are not given stay."""
+        self._figures = self._figures | figures
 
     def _beat(self) -> None:
         import ray
@@ -100,11 +106,17 @@ class Heart:
 
         while not self._stop.is_set():
             pulse = Pulse(
-                self._rank, os.getpid(), self._node, self._host, self.step, self.beats, self.is_waiting
+                self._rank,
+                os.getpid(),
+                self._node,
+                self._host,
+                self.step,
+                self.beats,
+                self.is_waiting,
+                self._figures,
             )
-            with suppress(
-                ray.exceptions.RayError
-            ):  # it is started again; with the job, this process ends as well
+            # it is started again; with the job, this process ends as well
+            with suppress(ray.exceptions.RayError):
                 answer = self._supervisor.pulse.remote(self._attempt, pulse)
                 self.wish, self.why = ray.get(answer, timeout=10 * PULSE_SECONDS)
             self._stop.wait(PULSE_SECONDS)

@@ -12,15 +12,16 @@ import torch
 from infra import cluster, logs, signals, workers
 from infra.cache import ensure_cache
 from infra.context import RayContext
+from infra.exporting import JobWatch
 from infra.inputs import ensure_data, prepare_base, training_set
-from infra.stage import LATEST, LOGS
+from infra.stage import LATEST, LOGS, WatchedStatus
 from infra.zero import DeepSpeedEngine
 from siamdiff import storage
 from siamdiff.config import Config
 from siamdiff.errors import StoppedError
 from siamdiff.journal import journal
 from siamdiff.model.folder import INFO
-from siamdiff.run import Lease, Status, lease, pin
+from siamdiff.run import Lease, lease, pin
 from siamdiff.training import bases
 from siamdiff.training.context import SingleProcess, Wish
 from siamdiff.training.engine import TorchEngine, check_precision
@@ -43,10 +44,11 @@ def train(config: Config, demo: bool) -> str:
     uri = config.run_uri()
     ensure_data(config, demo)
     logs = storage.join(uri, LOGS)
+    watched = WatchedStatus(uri, total=config.train.steps, log=logs, watch=JobWatch("train", config))
     with (
         lease(uri) as held,
         journal(logs, "job", run=str(config.train.run)),
-        Status(uri, total=config.train.steps, log=logs).reporting() as status,
+        watched.reporting() as status,
     ):
         shard_set = training_set(config)
         base = bases.base_uri(config, shard_set.digest)
@@ -69,7 +71,7 @@ def train(config: Config, demo: bool) -> str:
             _train_here(config, base, held)
         else:
             cluster.connect()
-            workers.run(_worker, config, base, held)
+            workers.run(_worker, config, base, held, watched.told_of("training"))
         status.done = config.train.steps
         _name_latest(config)
     log.info("trained %d steps: %s", config.train.steps, storage.join(uri, "model"))
@@ -114,9 +116,9 @@ def _worker(arguments: dict[str, Any]) -> str:
     logs.in_worker(uses_gpu=config.cluster.gpus > 0)
     torch.set_num_threads(config.cluster.threads)
     logs_uri = storage.join(config.run_uri(), LOGS)
-    place = (arguments["supervisor"], arguments["attempt"], arguments["restarts"])
+    patience = max(30.0, 2 * config.train.stall_minutes)
     with (
-        RayContext(*place, patience=max(30.0, 2 * config.train.stall_minutes)) as context,
+        RayContext(arguments["supervisor"], arguments["attempt"], patience) as context,
         journal(logs_uri, f"worker-{context.rank}", run=str(config.train.run), rank=context.rank),
     ):
         try:

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from infra import cluster, signals, supervisor
+from infra.exporting import JobWatch, TrainGauges
 from siamdiff.config import Config
 from siamdiff.errors import SiamdiffError, StoppedError
 from siamdiff.run import Lease
@@ -32,15 +33,18 @@ GROW_SECONDS = 60.0  # a group works at least so long before it is stopped for a
 MORE_WORKERS = "more workers"
 
 
-def run(worker: Callable[[dict[str, Any]], str], config: Config, base_uri: str, held: Lease) -> None:
+def run(
+    worker: Callable[[dict[str, Any]], str], config: Config, base_uri: str, held: Lease, watch: JobWatch
+) -> None:
     """Runs `worker` in `train.workers` processes until it returns, starting them again after a loss.
 
     Args:
-        worker: called in each with {"config", "base_uri", "lease", "supervisor", "attempt", "restarts"}; returns why
+        worker: called in each with {"config", "base_uri", "lease", "supervisor", "attempt"}; returns why
             all of them stopped after a checkpoint, "" at the end.
         config: resolved configuration.
         base_uri: of the base.
         held: the right to write in the run's folder.
+        watch: told of progress and cost.
 
     Raises:
         UserError: no room for the workers.
@@ -58,7 +62,7 @@ def run(worker: Callable[[dict[str, Any]], str], config: Config, base_uri: str, 
         os.environ.setdefault(*START_TIMEOUT)
     lost = 0
     with _scratch() as folder, signals.watched() as stop:
-        group = _Group(config, stop)
+        group = _Group(config, stop, watch)
         while True:
             before = checkpoint.complete_steps(config.run_uri())[-1:]
             arguments = {"config": config.model_dump(), "base_uri": base_uri, "lease": held}
@@ -89,8 +93,10 @@ class _LostError(Exception):
 class _Group:
     """Starts one worker group after the other and watches it from the main thread while Ray waits in another."""
 
-    def __init__(self, config: Config, stop: signals.Stop) -> None:
-        self.config, self.stop = config, stop
+    def __init__(self, config: Config, stop: signals.Stop, watch: JobWatch) -> None:
+        self.config, self.stop, self.watch = config, stop, watch
+        assert config.train.run, "the configuration is resolved"
+        self.gauges = TrainGauges(config.train.run)
         self.supervisor = supervisor.start()
         self.starts = 0
         self.is_growing = False  # stopped by ourselves, for a larger one
@@ -111,7 +117,11 @@ class _Group:
         from ray.train import TrainingFailedError
 
         self.attempt, self.started, self.is_growing = uuid.uuid4().hex, time.monotonic(), False
-        more = {"supervisor": self.supervisor, "attempt": self.attempt, "restarts": self.starts}
+        more = {"supervisor": self.supervisor, "attempt": self.attempt}
+        interval = 60 * self.config.train.checkpoint_minutes
+        self.gauges.set(
+            {"restarts": self.starts, "started": time.time(), "checkpoint_interval": interval, "workers": 0}
+        )
         self.starts += 1
         self._look()
         done = _in_thread(make_trainer(more).fit)
@@ -135,6 +145,7 @@ class _Group:
             raise stopped(self.config, self.stop, is_late)
         if sights is None:
             return
+        self._tell(sights)
         if len(sights) == train.workers:
             self.tried.clear()
         patient = time.monotonic() - self.ended < supervisor.KILL_SECONDS  # Ray notices a death in seconds
@@ -149,6 +160,19 @@ class _Group:
         if sights and len(sights) < train.workers and not self.is_growing and self._is_room_for_more():
             self.is_growing = True
             self.tried.add(self.nodes)
+
+    def _tell(self, sights: list[supervisor.Sight]) -> None:
+        """Passes on what the workers know to whoever watches the job."""
+        self.gauges.set({"workers": len(sights)})
+        for sight in sights:
+            if sight.pulse.rank != 0:
+                continue
+            steps, done, line = self.config.train.steps, sight.pulse.step, sight.pulse.figures
+            self.gauges.set(line)
+            if done:
+                self.watch.moved(sight.still, done, steps)
+            if "cost" in line:
+                self.watch.spent(line["cost"], line["cost"] / line["step"] * (steps - line["step"]))
 
     def _look(self) -> list[supervisor.Sight] | None:
         """What is known of the workers; None while the supervisor does not answer."""

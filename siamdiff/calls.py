@@ -78,5 +78,6 @@ def _moved(operation: str, arguments: tuple[Any, ...], result: Any) -> tuple[int
     if isinstance(given, Path):
         size = given.stat().st_size
         return (0, size) if operation.startswith("upload") else (size, 0)
-    written = isinstance(given, bytes) and result is not False  # False: another one was there
-    return 0, len(given) if written else 0
+    if isinstance(given, bytes) and result is not False:  # False: another one was there
+        return 0, len(given)
+    return 0, 0

@@ -16,6 +16,10 @@ class UserError(SiamdiffError):
     exit_code = 2
 
 
+class NotFiniteError(SiamdiffError):
+    """A run whose loss or gradient is not finite, or larger than it may be. Exit code 1; again it ends the same way."""
+
+
 class StoppedError(SiamdiffError):
     """A job that was asked to stop, and did so after writing a checkpoint. Exit code 1: it is not done."""
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from siamdiff import storage
 from siamdiff.config import Config
@@ -100,7 +100,7 @@ class Status:
         storage.write_json(storage.join(self.uri, "status.json"), state)
 
     @contextmanager
-    def reporting(self) -> Iterator["Status"]:
+    def reporting(self) -> Iterator[Self]:
         """Writes how the block ended: finished (0), or failed or stopped, with its exit code and message.
 
         A mistake in calling a finished job again leaves its status as it was.

@@ -18,6 +18,7 @@ class Made:
 
     samples: list[EncodedSample]
     made_by: dict[str, Any]  # what the bytes depend on beside the plan; kept in the marker
+    encode_seconds: float = 0.0  # spent on encoding, beside the drawing
 
 
 class Sampler(Protocol):

@@ -6,6 +6,7 @@ What comes out is a function of the plan; `ShardSampler.made_by` tells what the 
 import importlib.metadata
 import logging
 import platform
+import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, replace
@@ -51,6 +52,7 @@ class _Drawn:
     samples: list[EncodedSample] = field(default_factory=list)
     halved: int = 0  # batches that memory did not do for
     largest: int = 0  # images that were drawn at once
+    encode_seconds: float = 0.0
 
 
 class ShardSampler:
@@ -103,7 +105,7 @@ class ShardSampler:
             SiamdiffError: there is no memory for a single image.
         """
         drawn = self._once(conditions, turn)
-        made, halved, largest = drawn.samples, drawn.halved, drawn.largest
+        made, halved, largest, encoding = drawn.samples, drawn.halved, drawn.largest, drawn.encode_seconds
         gates = self.plan.settings.gates
         for draw in range(1, gates.redraws + 1 if gates else 1):
             places = [place for place, one in enumerate(made) if _is_rejected(one)]
@@ -111,9 +113,10 @@ class ShardSampler:
                 break
             again = self._once([replace(conditions[place], draw=draw) for place in places], turn)
             halved, largest = halved + again.halved, max(largest, again.largest)
+            encoding += again.encode_seconds
             for place, sample_again in zip(places, again.samples, strict=True):
                 made[place] = sample_again
-        return Made(made, self.made_by() | {"halved": halved, "largest_batch": largest})
+        return Made(made, self.made_by() | {"halved": halved, "largest_batch": largest}, encoding)
 
     def _once(self, conditions: Sequence[Condition], turn: Turn) -> _Drawn:
         """One draw for each condition."""
@@ -129,8 +132,9 @@ class ShardSampler:
                         yield part
 
         with closing(batches()) as given:
-            for encoded in overlapped(given, self._encode_batch):
+            for encoded, seconds in overlapped(given, self._encode_batch):
                 drawn.samples += encoded
+                drawn.encode_seconds += seconds
         return drawn
 
     def made_by(self) -> dict[str, Any]:
@@ -230,9 +234,12 @@ class ShardSampler:
             )
         return self._texts[prompt]
 
-    def _encode_batch(self, batch: _Batch) -> list[EncodedSample]:
+    def _encode_batch(self, batch: _Batch) -> tuple[list[EncodedSample], float]:
+        """The samples of a batch, and the seconds that took once its images were there."""
         judged = zip(batch.conditions, batch.images.cpu().numpy(), batch.scores, strict=True)
-        return [self._encode(condition, image, scores) for condition, image, scores in judged]
+        began = time.monotonic()
+        encoded = [self._encode(condition, image, scores) for condition, image, scores in judged]
+        return encoded, time.monotonic() - began
 
     def _encode(self, condition: Condition, image: np.ndarray, scores: Scores) -> EncodedSample:
         settings = self.plan.settings

@@ -29,3 +29,8 @@ class Cluster(Section):
     price: float | None = Field(
         default=None, ge=0, description="of a GPU hour, in dollars, for --dry-run and budget_cost"
     )
+    schedule_hours: float | None = Field(
+        default=None,
+        gt=0,
+        description="hours between two starts by a schedule, for the alert that one is missed",
+    )

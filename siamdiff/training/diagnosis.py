@@ -9,7 +9,7 @@ import torch
 
 from siamdiff import storage
 from siamdiff.data.stream import Batch
-from siamdiff.errors import SiamdiffError
+from siamdiff.errors import NotFiniteError
 from siamdiff.model.siamese import StepInputs
 from siamdiff.training.context import Context
 from siamdiff.training.engine import DivergedError, Engine
@@ -33,7 +33,7 @@ def told(
     weights: LossWeights,
     context: Context,
     engine: Engine,
-) -> SiamdiffError:
+) -> NotFiniteError:
     """Writes `logs/diverged-STEP.json` with every sample of the step, and says where it lies.
 
     Called by all workers. Where a forward pass needs no other worker, each sample is passed once more by itself, so
@@ -66,7 +66,7 @@ def told(
         storage.write_json(uri, about)
     context.gather(None)  # no worker ends the group before it is written
     named = f" ({', '.join(wrong[:3])}{' ...' if len(wrong) > 3 else ''})" if wrong else ""
-    return SiamdiffError(
+    return NotFiniteError(
         f"step {step}: {error}; nothing was changed, the last checkpoint is good. Keys and timesteps of the "
         f"{len(gathered)} samples are in {uri}, losses of {len(wrong)} are not finite{named}: look at them, or lower "
         "train.learning_rate in a run of another name"

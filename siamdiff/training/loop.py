@@ -284,7 +284,9 @@ class _Trainer:
         means = torch.stack([torch.stack([terms[name] for name in names]) for terms in window.terms]).mean(
             dim=0
         )
-        waits = (window.data_seconds, window.checkpoint_seconds)
+        device = self.context.device
+        memory = torch.cuda.max_memory_reserved(device) if device.type == "cuda" else 0
+        waits = (window.data_seconds, window.checkpoint_seconds, memory)
         gathered = self.context.gather((means.tolist(), window.keys, waits))
         if record is None:
             return
@@ -310,6 +312,10 @@ class _Trainer:
         } | self.throughput.row(self.step, steps * self.config.train.batch_size, seconds)
         if self.writer.counted:
             figures["checkpoint_time"] = self.writer.counted
+        if memory:
+            figures["gpu_memory_bytes"] = float(max(worker[2][2] for worker in gathered))
+        if self.config.cluster.price and self.config.cluster.gpus:
+            figures["cost"] = cost(self.config, self._spent()[1])
         figures |= looks
         self.context.report(record.line(self.step, terms, keys, figures))
 

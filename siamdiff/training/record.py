@@ -12,7 +12,7 @@ from typing import Any
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from siamdiff import storage
-from siamdiff.errors import SiamdiffError
+from siamdiff.errors import NotFiniteError
 from siamdiff.run import readable_seconds
 
 log = logging.getLogger(__name__)
@@ -56,12 +56,12 @@ class Record:
             figures: what else there is to tell of these steps, by name.
 
         Raises:
-            SiamdiffError: a loss is not finite.
+            NotFiniteError: a loss is not finite.
         """
         self.keys += keys
         if wrong := [name for name, value in terms.items() if not math.isfinite(value)]:
             self.write_keys(step)
-            raise SiamdiffError(
+            raise NotFiniteError(
                 f"{wrong[0]} is {terms[wrong[0]]} after step {step}; the last checkpoint is good: "
                 "lower train.learning_rate, or look at the samples that logs/keys names last"
             )
