@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from infra import metrics
+from infra.metrics import Metric
 from siamdiff import calls
 from siamdiff.config import Config
 
@@ -59,7 +60,7 @@ def _count(call: calls.StoreCall) -> None:
 
 
 class JobWatch:
-    """What a job tells of one of its stages: phase, progress, heartbeat, cost, and how it ended.
+    """What a job tells of one of its stages: phase, progress, heartbeat, cost, all gauges, and how it ended.
 
     Args:
         stage: such as "train".
@@ -69,41 +70,58 @@ class JobWatch:
     def __init__(self, stage: str, config: Config) -> None:
         assert config.train.run, "the configuration is resolved"
         self.tags = {"stage": stage, "run": config.train.run}
+        self._gauges: dict[tuple[Metric, frozenset[tuple[str, str]]], float] = {}
+        self._lock = threading.Lock()  # the thread that beats reads what the job's own writes
+        self._done: tuple[str, int] | None = None  # phase, and what is done in it
         now = time.time()
-        self._figures = {"start": now, "progress": now}
+        self._tell("start", now)
+        self._tell("progress", now)
         budget = {"train": config.train.budget_cost, "generate": config.generate.budget_cost}.get(stage)
         if budget is not None:
-            self._figures["budget"] = budget
+            self._tell("budget", budget)
         if config.cluster.schedule_hours:
-            self._figures["schedule"] = 3600 * config.cluster.schedule_hours
-        self._phases: dict[str, float] = {}
-        self._lock = threading.Lock()  # the thread that beats reads what the job's own writes
+            self._tell("schedule", 3600 * config.cluster.schedule_hours)
+
+    def set(self, metric: Metric, value: float, **labels: str) -> None:
+        """Takes the value of a gauge, which stays until the next one or the job's end.
+
+        Args:
+            metric: of the table.
+            value: what it is now.
+            labels: those that the job does not know.
+        """
+        tags = {name: value for name, value in self.tags.items() if name in metric.labels} | labels
+        with self._lock:
+            self._gauges[metric, frozenset(tags.items())] = value
 
     def tell(self, phase: str, done: int, total: int) -> None:
         """Takes what status.json says."""
         first = phase.partition(" ")[0]  # the rest names a set
-        with self._lock:
-            if (first, done) != (self._phase(), self._figures.get("done")):
-                self._figures["progress"] = time.time()
-            self._phases = dict.fromkeys(self._phases, 0.0) | {first: 1.0}
-            self._figures |= {"done": float(done), "left": float(total - done)}
+        if (first, done) != self._done:
+            self._tell("progress", time.time())
+        if self._done and self._done[0] != first:
+            self.set(metrics.JOB["phase"], 0.0, phase=self._done[0])
+        self.set(metrics.JOB["phase"], 1.0, phase=first)
+        self._done = first, done
+        self._tell("done", done)
+        self._tell("left", total - done)
         self._export()
 
     def moved(self, ago: float, done: int, total: int) -> None:
         """Takes that something was finished so many seconds ago, where status.json does not say so."""
-        with self._lock:
-            self._figures |= {"progress": time.time() - ago, "done": float(done), "left": float(total - done)}
+        self._tell("progress", time.time() - ago)
+        self._tell("done", done)
+        self._tell("left", total - done)
 
     def spent(self, cost: float, cost_left: float | None) -> None:
         """Takes dollars, spent and still to be spent."""
-        with self._lock:
-            self._figures["cost"] = cost
-            if cost_left is not None:
-                self._figures["cost_left"] = cost_left
+        self._tell("cost", cost)
+        if cost_left is not None:
+            self._tell("cost_left", cost_left)
 
     @contextmanager
     def beating(self) -> Iterator[None]:
-        """Exports everything every few seconds while the block runs, also what was told before there was a cluster."""
+        """Exports everything every few seconds while the block runs: Ray forgets a gauge that is not set again."""
         stop = threading.Event()
 
         def beat() -> None:
@@ -128,39 +146,38 @@ class JobWatch:
         metrics.create(metrics.JOB["end"]).inc(now - _ends.get(key, 0.0), tags=tags)
         _ends[key] = now
 
-    def _phase(self) -> str:
-        return next((phase for phase, is_now in self._phases.items() if is_now), "")
+    def _tell(self, name: str, value: float) -> None:
+        self.set(metrics.JOB[name], float(value))
 
     def _export(self) -> None:
         if not is_connected():
             return
+        self._tell("heartbeat", time.time())
         with self._lock:
-            figures, phases = self._figures | {"heartbeat": time.time()}, dict(self._phases)
-        for name, value in figures.items():
-            metrics.create(metrics.JOB[name]).set(value, tags=self.tags)
-        for phase, is_now in phases.items():
-            metrics.create(metrics.JOB["phase"]).set(is_now, tags=self.tags | {"phase": phase})
+            gauges = dict(self._gauges)
+        for (metric, tags), value in gauges.items():
+            metrics.create(metric).set(value, tags=dict(tags))
 
 
 class TrainGauges:
     """What a job tells of its run: the lines of rank 0, and what it knows itself."""
 
-    def __init__(self, run: str) -> None:
-        self._tags = {"run": run}
+    def __init__(self, watch: JobWatch) -> None:
+        self._watch = watch
 
     def set(self, line: dict[str, float]) -> None:
         """Takes one line of metrics.jsonl, or a part of one; what is not in the table is passed over."""
         for name in line.keys() & metrics.TRAIN.keys():
-            metrics.create(metrics.TRAIN[name]).set(line[name], tags=self._tags)
+            self._watch.set(metrics.TRAIN[name], line[name])
         for term in line.keys() & set(metrics.TRAIN_LOSS_TERMS):
-            metrics.create(metrics.TRAIN_LOSS).set(line[term], tags=self._tags | {"term": term})
+            self._watch.set(metrics.TRAIN_LOSS, line[term], term=term)
 
 
 class GenerateGauges:
     """What a job tells of the set that it makes."""
 
-    def __init__(self, run: str) -> None:
-        self._tags = {"run": run}
+    def __init__(self, watch: JobWatch) -> None:
+        self._watch = watch
 
     def set(self, figures: dict[str, float], rejected: dict[str, int]) -> None:
         """Takes what is known; the others stay what they were.
@@ -170,12 +187,12 @@ class GenerateGauges:
             rejected: images by gate, of metrics.REASONS.
         """
         for name, value in figures.items():
-            metrics.create(metrics.GENERATE[name]).set(value, tags=self._tags)
+            self._watch.set(metrics.GENERATE[name], value)
         for reason, count in rejected.items():
-            metrics.create(metrics.REJECTED).set(count, tags=self._tags | {"reason": reason})
+            self._watch.set(metrics.REJECTED, float(count), reason=reason)
 
     def add(self, row: dict[str, Any]) -> None:
         """Takes the seconds that a shard took, by the names of metrics.GENERATE_SECONDS."""
         for name, metric in metrics.GENERATE_SECONDS.items():
             if row[name] > 0:
-                metrics.create(metric).inc(row[name], tags=self._tags)
+                metrics.create(metric).inc(row[name], tags={"run": self._watch.tags["run"]})

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from infra import cluster
-from infra.exporting import GenerateGauges
+from infra.exporting import GenerateGauges, JobWatch
 from infra.gates import inputs_of, tell
 from infra.masks import read_masks
 from infra.metrics import REASONS
@@ -197,8 +197,8 @@ class Progress:
         self.drawing = 0.0  # seconds of all actors
         self.alive: dict[str, float] = {}  # seconds that each actor was there, as of its last row
         self.logged = self.began
-        assert config.train.run, "the configuration is resolved"
-        self._gauges = GenerateGauges(config.train.run)
+        self._watch = status.watch or JobWatch("generate", config)
+        self._gauges = GenerateGauges(self._watch)
         self._tell(None)
 
     @property
@@ -266,8 +266,7 @@ class Progress:
         if self.shards_since or self.images:
             log.info(", ".join(words))
         self._gauges.set(figures, self.by_gate)
-        if self.status.watch:
-            self.status.watch.spent(self.cost, cost_left)
+        self._watch.spent(self.cost, cost_left)
         self.status.write(cost=self.cost if self.config.cluster.price is not None else None)
 
     def over_budget(self) -> str:

@@ -70,8 +70,8 @@ JOB = {
     "end": Metric(
         "siamdiff_job_end_timestamp_seconds",
         "Unix time",
-        "when a command last ended in this way. A counter that only ever is at a time: Ray forgets the gauges of a "
-        "process that ended within 20 s, and keeps its counters",
+        "when a command last ended in this way. A counter that a command adds the time to, once: Ray forgets the "
+        "gauges of a process that ended, and keeps its counters",
         (*_JOB, "end"),
         "counter",
     ),

@@ -95,8 +95,7 @@ class _Group:
 
     def __init__(self, config: Config, stop: signals.Stop, watch: JobWatch) -> None:
         self.config, self.stop, self.watch = config, stop, watch
-        assert config.train.run, "the configuration is resolved"
-        self.gauges = TrainGauges(config.train.run)
+        self.gauges = TrainGauges(watch)
         self.supervisor = supervisor.start()
         self.starts = 0
         self.is_growing = False  # stopped by ourselves, for a larger one

@@ -50,6 +50,7 @@ class Cluster:
         self._folder = tempfile.TemporaryDirectory(
             prefix="ray-"
         )  # of sockets too: their paths may not be long
+        self.folder = Path(self._folder.name)
         self.nodes: list[Node] = []
 
     def __enter__(self) -> Self:

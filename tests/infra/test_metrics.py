@@ -24,15 +24,19 @@ from siamdiff.training.previews import DISTANCE, FLOOR
 from tests.training.test_presets import LOSSES
 
 
+def watch() -> JobWatch:
+    return JobWatch("train", Config().resolve())
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_can_be_watched(preset: str) -> None:
     losses = dict.fromkeys((*LOSSES[preset].split(), "L"), 0.5)
     assert losses.keys() <= set(TRAIN_LOSS_TERMS)
-    TrainGauges("r").set({"step": 1, "samples_per_second": 2.0, **losses})
+    TrainGauges(watch()).set({"step": 1, "samples_per_second": 2.0, **losses})
 
 
 def test_a_line_may_hold_all_figures_or_some_or_others() -> None:
-    gauges = TrainGauges("r")
+    gauges = TrainGauges(watch())
     gauges.set(dict.fromkeys(TRAIN, 1.0))
     gauges.set({"restarts": 2})
     gauges.set({"step": 3, "of_another_version": 1.0})
@@ -43,18 +47,18 @@ def test_previews_are_told_under_the_names_that_they_give() -> None:
 
 
 def test_what_generation_tells_has_a_gauge() -> None:
-    gauges = GenerateGauges("r")
+    gauges = GenerateGauges(watch())
     gauges.set(dict.fromkeys(GENERATE, 1.0), dict.fromkeys(REASONS, 0))
     gauges.add(dict.fromkeys(GENERATE_SECONDS, 1.0))
 
 
 def test_a_job_can_be_watched_where_there_is_no_cluster() -> None:
-    watch = JobWatch("train", Config().resolve())
-    with watch.beating():
-        watch.tell("training", 1, 2)
-        watch.moved(0.5, 2, 2)
-        watch.spent(1.0, None)
-    watch.ended("finished")
+    job = watch()
+    with job.beating():
+        job.tell("training", 1, 2)
+        job.moved(0.5, 2, 2)
+        job.spent(1.0, None)
+    job.ended("finished")
 
 
 def test_names_are_unique_and_of_one_kind() -> None:
