@@ -7,6 +7,7 @@ import pytest
 from infra import metrics
 from infra.exporting import GenerateGauges, JobWatch, TrainGauges
 from infra.metrics import (
+    ENDS,
     GENERATE,
     GENERATE_SECONDS,
     JOB,
@@ -18,7 +19,9 @@ from infra.metrics import (
     table,
     with_table,
 )
+from infra.stage import _end
 from siamdiff.config import Config
+from siamdiff.errors import NotFiniteError, SiamdiffError, StoppedError, UserError
 from siamdiff.presets import PRESETS
 from siamdiff.training.previews import DISTANCE, FLOOR
 from tests.training.test_presets import LOSSES
@@ -59,6 +62,20 @@ def test_a_job_can_be_watched_where_there_is_no_cluster() -> None:
         job.moved(0.5, 2, 2)
         job.spent(1.0, None)
     job.ended("finished")
+
+
+@pytest.mark.parametrize(
+    ("error", "phase", "end"),
+    [
+        (UserError("no"), "preparing", "refused"),
+        (NotFiniteError("nan"), "failed", "diverged"),
+        (SiamdiffError("lost"), "failed", "failed"),
+        (StoppedError("SIGTERM"), "stopped", "stopped"),
+        (KeyboardInterrupt(), "stopped", "stopped"),
+    ],
+)
+def test_an_end_is_told_by_its_kind(error: BaseException, phase: str, end: str) -> None:
+    assert _end(error, phase) == end in ENDS
 
 
 def test_names_are_unique_and_of_one_kind() -> None:

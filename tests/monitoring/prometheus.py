@@ -8,6 +8,7 @@ import tempfile
 import time
 import urllib.parse
 import urllib.request
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -78,6 +79,7 @@ def panels(board: dict[str, Any]) -> list[dict[str, Any]]:
     return [panel for panel in board["panels"] if panel.get("targets")]
 
 
+@cache
 def queries() -> dict[str, str]:
     """{where: expression} of each panel's targets and each alert, for all namespaces and runs."""
     asked = {
