@@ -1,6 +1,7 @@
 """The command line of small tools."""
 
 import os
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -53,7 +54,7 @@ def test_status_tells_a_job_at_work_from_one_that_is_gone(tmp_path: Path):
         assert f"process {os.getpid()} on" in standing(str(tmp_path), now + timedelta(seconds=30))["next"]
         later = standing(str(tmp_path), now + timedelta(minutes=2))
     assert "its process is gone" in later["next"], "whoever lives renews its lease every 10 seconds"
-    assert later["heartbeat"].endswith(("(2:00 ago)", "(1:59 ago)", "(1:58 ago)"))
+    assert re.search(r"\((1:5\d|2:0\d) ago\)$", later["heartbeat"])
 
 
 def test_a_damaged_status_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -306,6 +306,7 @@ RULES = [
             "python jobs/retry.py 3 jobs/evaluate.py --config /etc/siamdiff/experiment.yaml",
         ),
     ),
+    Mutation("the alert goes by another schedule", "eks", put(NIGHTLY, "spec.schedule", "0 1 * * 6")),
     Mutation("no schedule", "eks", put(NIGHTLY, "spec.schedule", "1 a.m.")),
     Mutation("no such time zone", "eks", put(NIGHTLY, "spec.timeZone", "Europe/Bern")),
     Mutation("runs as root", "eks", put(TRAIN, f"{WORKER}.securityContext.runAsUser", 0)),

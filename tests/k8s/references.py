@@ -16,7 +16,9 @@ SECRETS = {
 OF_KUBERNETES = {"kube-root-ca.crt": {"ca.crt"}}  # ConfigMaps that are in every namespace
 RAY_AGENT = 52365  # answers probes; not declared, as KubeRay does not
 OUTSIDE = {53, 443}  # ports of name servers, of the store and the clouds' APIs
-ENTRY_POINT = re.compile(r"python jobs/retry\.py \d+ (jobs/[a-z]+\.py) --config (/etc/siamdiff/)(\S+)$")
+ENTRY_POINT = re.compile(
+    r"python jobs/retry\.py \d+ (jobs/[a-z]+\.py) --config (/etc/siamdiff/)([^\s/]+)( --\S+ \S+)*$"
+)
 
 
 def problems(resources: list[Resource]) -> list[str]:
@@ -214,18 +216,7 @@ def _files(resources: list[Resource]) -> Iterator[str]:
 
 def known_metrics() -> set[str]:
     """Every series of ours as Prometheus has it."""
-    named = {part.name for value in vars(metrics).values() for part in _metrics_in(value)}
-    return {f"ray_{each}{suffix}" for each in named for suffix in ("", "_total", "_bucket", "_sum", "_count")}
-
-
-def _metrics_in(value: Any) -> list[metrics.Metric]:
-    if isinstance(value, dict):
-        value = list(value.values())
-    return [
-        part
-        for part in (value if isinstance(value, list | tuple) else [value])
-        if isinstance(part, metrics.Metric)
-    ]
+    return {name for metric in metrics.table() for name in metric.series}
 
 
 def _metrics(resources: list[Resource]) -> Iterator[str]:

@@ -13,6 +13,8 @@ from typing import Any
 from tests.k8s.rendered import NAMESPACE, REPOSITORY, Pod, Resource, jobs, name, of_kind, pods
 
 CRON = re.compile(r"[\d*/,-]+( [\d*/,-]+){4}$")
+DAILY = re.compile(r"\d+ \d+ \* \* \*$")
+HOURS = re.compile(r"--cluster\.schedule_hours (\d+)\b")
 SECONDS = re.compile(r"(?:sleep|timeout) (\d{2,})")
 QUEUE = "kueue.x-k8s.io/queue-name"
 SECRET_NAME = re.compile(r"KEY|TOKEN|PASSWORD|SECRET", re.IGNORECASE)
@@ -116,6 +118,9 @@ def _schedule(resources: list[Resource]) -> Iterator[str]:
             yield f"{name(cron)}: its job is not siamdiff-generate"
         if not CRON.match(cron["spec"]["schedule"]):
             yield f"{name(cron)}: {cron['spec']['schedule']!r} is no schedule"
+        hours = HOURS.findall(str(cron["spec"].get("jobTemplate")))
+        if not hours or (hours == ["24"]) != bool(DAILY.match(cron["spec"]["schedule"])):
+            yield f"{name(cron)}: the alert goes by {hours or 'no'} hours, not by those of its schedule"
         if cron["spec"].get("timeZone") not in _time_zones():
             yield f"{name(cron)}: no time zone {cron['spec'].get('timeZone')}"
 
