@@ -60,7 +60,7 @@ lint: setup ## style
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/hadolint infra/image/Dockerfile
-	$(BIN)/shellcheck infra/image/*.sh
+	$(BIN)/shellcheck infra/image/*.sh infra/slurm/*.sbatch
 
 type: setup ## types
 	$(BIN)/pyright
