@@ -7,10 +7,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
 import psutil
+
+from tests.namespaces import INTERFACE, Link
 
 RAY = str(Path(sys.executable).parent / "ray")
 
@@ -38,28 +41,39 @@ class Node:
 
 
 class Cluster:
-    """A head without cores, so that nothing is lost with a node but workers; `add` gives it nodes."""
+    """A head without cores, so that nothing is lost with a node but workers; `add` gives it nodes.
 
-    def __init__(self) -> None:
+    Args:
+        link: to another machine, on which `add` can start nodes; the head is then at the cable's end here.
+    """
+
+    def __init__(self, link: Link | None = None) -> None:
+        self.link = link
         self.environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | {
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
             # as in an activated environment: the cluster runs the "python" that it finds
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         }
+        if link:
+            self.environment["GLOO_SOCKET_IFNAME"] = INTERFACE
         self._folder = tempfile.TemporaryDirectory(
             prefix="ray-"
         )  # of sockets too: their paths may not be long
         self.folder = Path(self._folder.name)
+        self._others = tempfile.TemporaryDirectory(
+            prefix="siamdiff-"
+        )  # folders of nodes on the other machine
         self.nodes: list[Node] = []
 
     def __enter__(self) -> Self:
         port, dashboard = free_port(), free_port()
         self.environment["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{dashboard}"
-        self.address = f"{_address()}:{port}"
+        here = self.link.here if self.link else _address()
+        self.address = f"{here}:{port}"
         self._start(
-            "head", "--head", "--num-cpus=0", f"--port={port}", f"--dashboard-port={dashboard}",
-            f"--temp-dir={self._folder.name}",
+            "head", "--head", f"--node-ip-address={here}", "--num-cpus=0", f"--port={port}",
+            f"--dashboard-port={dashboard}", f"--temp-dir={self._folder.name}",
         )  # fmt: skip
         self._wait_for(1)
         self.environment["RAY_ADDRESS"] = self.address
@@ -69,10 +83,19 @@ class Cluster:
         for node in reversed(self.nodes):
             node.kill()
         self._folder.cleanup()
+        self._others.cleanup()
 
-    def add(self, cpus: int = 1) -> Node:
-        """A node that joined."""
-        node = self._start(f"node {len(self.nodes)}", f"--address={self.address}", f"--num-cpus={cpus}")
+    def add(self, cpus: int = 1, there: bool = False) -> Node:
+        """A node that joined, here or on the other machine."""
+        name, arguments = f"node {len(self.nodes)}", [f"--address={self.address}", f"--num-cpus={cpus}"]
+        if not self.link:
+            node = self._start(name, *arguments)
+        elif there:
+            own = tempfile.mkdtemp(prefix="there-", dir=self._others.name)
+            inside = self.link.inside(own, self._folder.name)
+            node = self._start(name, *arguments, f"--node-ip-address={self.link.there}", inside=inside)
+        else:
+            node = self._start(name, *arguments, f"--node-ip-address={self.link.here}")
         self._wait_for(len(self.living()))
         return node
 
@@ -100,9 +123,9 @@ class Cluster:
             env=self.environment, check=True, capture_output=True, timeout=120,
         )  # fmt: skip
 
-    def _start(self, name: str, *arguments: str) -> Node:
+    def _start(self, name: str, *arguments: str, inside: Sequence[str] = ()) -> Node:
         command = [
-            RAY, "start", *arguments, "--block", "--min-worker-port=0", "--max-worker-port=0",
+            *inside, RAY, "start", *arguments, "--block", "--min-worker-port=0", "--max-worker-port=0",
             "--dashboard-agent-listen-port=0", "--disable-usage-stats",
         ]  # fmt: skip
         with open(Path(self._folder.name) / f"{name}.log", "wb") as output:

@@ -46,9 +46,13 @@ class S3Server:
     """One SeaweedFS process with one bucket, an administrator and an identity that may only read.
 
     Access keys are random, so that a client cannot mistake another session's server for this one.
+
+    Args:
+        host: address that it listens at.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = "127.0.0.1") -> None:
+        self.host = host
         self.folder = Path(tempfile.mkdtemp(prefix="siamdiff-s3-"))
         self.admin, self.reader = _keys("admin"), _keys("reader")
         self.bucket_uri = f"s3://{BUCKET}"
@@ -70,7 +74,7 @@ class S3Server:
     @property
     def endpoint(self) -> str:
         """The server's URL."""
-        return f"http://127.0.0.1:{self._port}"
+        return f"http://{self.host}:{self._port}"
 
     @property
     def env(self) -> dict[str, str]:
@@ -183,8 +187,8 @@ class S3Server:
             f"-dir={self.folder / 'content'}",
             f"-bucket={BUCKET}",
             f"-s3.config={self.folder / 'identities.json'}",
-            "-ip=127.0.0.1",
-            "-ip.bind=127.0.0.1",
+            f"-ip={self.host}",
+            f"-ip.bind={self.host}",
             *(f"-{service}.port={port}" for service, port in ports.items()),
             *(f"-{service}.port.grpc={port + GRPC_OFFSET}" for service, port in ports.items()),
             "-s3.port.iceberg=0",
