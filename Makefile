@@ -36,7 +36,7 @@ demo: setup ## the whole road on phantoms: ingest, train, generate, evaluate (ab
 
 test: setup ## the tests (docs/testing.md); ARGS='-k NAME' passes through to pytest
 ifeq ($(ARGS),)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m '$(UNMARKED)'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --no-loadscope-reorder -m '$(UNMARKED)'
 else
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
 endif

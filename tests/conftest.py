@@ -3,9 +3,12 @@
 import os
 import secrets
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.s3 import S3Server
 
@@ -37,22 +40,34 @@ os.environ.update(
 )
 
 
+class ByModule(LoadScopeScheduling):
+    """Modules that start Ray go to one process, one after the other, the rest to whichever is free."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        module = nodeid.partition("::")[0]
+        return "cluster" if _starts_ray(self.config.rootpath / module) else module
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByModule:
+    """Of `make test`, with its several processes."""
+    return ByModule(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several processes one takes the cluster tests, one after the other and first, the rest go by module."""
-    items.sort(key=lambda item: not _starts_ray(item))
-    for item in items:
-        group = "cluster" if _starts_ray(item) else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+    """First comes what takes long."""
+    items.sort(key=lambda item: not _starts_ray(item.path))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Beside cluster tests, which mostly wait, the others take only what these leave: Ray's workers run at nice 15."""
-    if "PYTEST_XDIST_WORKER" in os.environ and not _starts_ray(item):
+    if "PYTEST_XDIST_WORKER" in os.environ and not _starts_ray(item.path):
         os.nice(19 - os.nice(0))
 
 
-def _starts_ray(item: pytest.Item) -> bool:
-    return item.get_closest_marker("cluster") is not None
+@cache
+def _starts_ray(module: Path) -> bool:
+    return "mark.cluster" in module.read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="session")
