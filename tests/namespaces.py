@@ -6,8 +6,6 @@ import shutil
 import subprocess
 from typing import Self
 
-INTERFACE = "siamdiff0"  # the cable's end, here and there
-
 
 class Link:
     """A cable between this machine and a namespace of its own; both ends have the same name."""
@@ -16,14 +14,26 @@ class Link:
         subnet = secrets.randbelow(256)
         self.here, self.there = f"10.77.{subnet}.1", f"10.77.{subnet}.2"
         self._name = f"siamdiff-{os.getpid()}"
+        self.interface = f"sd{os.getpid()}"  # the cable's end, here and there
 
     def __enter__(self) -> Self:
         _ip("netns", "add", self._name)
         try:
-            _ip("link", "add", INTERFACE, "type", "veth", "peer", "name", INTERFACE, "netns", self._name)
-            _ip("address", "add", f"{self.here}/24", "dev", INTERFACE)
-            _ip("link", "set", INTERFACE, "up")
-            _ip("address", "add", f"{self.there}/24", "dev", INTERFACE, inside=self._name)
+            _ip(
+                "link",
+                "add",
+                self.interface,
+                "type",
+                "veth",
+                "peer",
+                "name",
+                self.interface,
+                "netns",
+                self._name,
+            )
+            _ip("address", "add", f"{self.here}/24", "dev", self.interface)
+            _ip("link", "set", self.interface, "up")
+            _ip("address", "add", f"{self.there}/24", "dev", self.interface, inside=self._name)
             _ip("link", "set", "lo", "up", inside=self._name)
             self.mend()
         except subprocess.CalledProcessError:
@@ -41,11 +51,11 @@ class Link:
 
     def cut(self) -> None:
         """Nothing comes through any more, and nobody is told."""
-        _ip("link", "set", INTERFACE, "down", inside=self._name)
+        _ip("link", "set", self.interface, "down", inside=self._name)
 
     def mend(self) -> None:
         """It does again."""
-        _ip("link", "set", INTERFACE, "up", inside=self._name)
+        _ip("link", "set", self.interface, "up", inside=self._name)
         _ip("route", "add", "default", "via", self.here, inside=self._name)
 
 

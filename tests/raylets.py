@@ -13,7 +13,7 @@ from typing import Self
 
 import psutil
 
-from tests.namespaces import INTERFACE, Link
+from tests.namespaces import Link
 
 RAY = str(Path(sys.executable).parent / "ray")
 
@@ -56,7 +56,7 @@ class Cluster:
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         }
         if link:
-            self.environment["GLOO_SOCKET_IFNAME"] = INTERFACE
+            self.environment["GLOO_SOCKET_IFNAME"] = link.interface
         self._folder = tempfile.TemporaryDirectory(
             prefix="ray-"
         )  # of sockets too: their paths may not be long

@@ -6,7 +6,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from siamdiff import storage, transfer
+from siamdiff import transfer
 from siamdiff.config import Config
 from siamdiff.data.shards import finished_shards
 from siamdiff.training import bases
@@ -21,7 +21,7 @@ from tests.sets import small_config, write_phantoms
 pytestmark = [pytest.mark.soak, pytest.mark.cluster, pytest.mark.timeout(1500)]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def link() -> Iterator[Link]:
     if why := cannot_be_made():
         pytest.skip(why)
@@ -29,12 +29,12 @@ def link() -> Iterator[Link]:
         yield link
 
 
-@pytest.fixture
-def store(link: Link, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
+@pytest.fixture(scope="module")
+def store(link: Link) -> Iterator[S3Server]:
     """A store that both machines reach, and whoever is cut off does not."""
-    with S3Server(link.here) as store:
+    with S3Server(link.here) as store, pytest.MonkeyPatch.context() as patch:
         for name, value in store.env.items():
-            monkeypatch.setenv(name, value)
+            patch.setenv(name, value)
         yield store
 
 
@@ -104,15 +104,18 @@ def test_a_generation_across_both_gives_the_bytes_of_one_process(
     assert machines.link
     root = store.new_root()
     transfer.upload_folder(root, Path(make_root(tmp_path)))
-    settings = {"folds": 40, "shard_size": 4}
+    settings = {"folds": 40, "shard_size": 4, "steps": 120}
     sections = configure(root, f"{root}/both", actors=2, min_actors=1, **settings).model_dump(mode="json")
     config = Config.model_validate(sections | {"cluster": {"actor_cpus": 0.6}}).resolve()
 
     process = started(config, tmp_path, shards=4)
     assert all(works(node, "SamplerActor") for node in machines.nodes[1:])
     machines.link.cut()
+    jobs.wait_for(
+        lambda: len(machines.cpus_by_id()) == 2, process
+    )  # head and node here; a shorter cut costs nothing
     made = len(finished_shards(output_of(config)))
-    jobs.wait_for(lambda: len(finished_shards(output_of(config))) >= made + 6, process)
+    jobs.wait_for(lambda: len(finished_shards(output_of(config))) >= made + 2, process)
     comes_back(machines)
     jobs.wait_for(lambda: works(machines.nodes[-1], "SamplerActor"), process)
     assert process.wait(timeout=900) == 0, (tmp_path / "log").read_text()[-3000:]
@@ -122,4 +125,4 @@ def test_a_generation_across_both_gives_the_bytes_of_one_process(
     whole = configure(root, f"{root}/whole", **settings)
     ends_well(whole, tmp_path)
     is_as(output_of(whole), output_of(config))
-    assert storage.read_json(f"{output_of(config)}/status.json")["exit_code"] == 0
+    assert "1 shards retried" in (tmp_path / "log").read_text()
