@@ -122,7 +122,7 @@ def test_a_generation_across_both_gives_the_bytes_of_one_process(
 
     for name in ("RAY_ADDRESS", "GLOO_SOCKET_IFNAME"):
         monkeypatch.delenv(name)
-    whole = configure(root, f"{root}/whole", **settings)
+    whole = configure(root, f"{root}/whole", actors=2, **settings)
     ends_well(whole, tmp_path)
     is_as(output_of(whole), output_of(config))
     assert "1 shards retried" in (tmp_path / "log").read_text()
