@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from monai.metrics.mmd import MMDMetric
 
 from siamdiff.errors import SiamdiffError
 
@@ -56,6 +55,8 @@ def mmd_linear(x: np.ndarray, y: np.ndarray) -> float:
     Raises:
         SiamdiffError: features that are not finite.
     """
+    from monai.metrics.mmd import MMDMetric  # a second and more, which training need not wait for
+
     x, y = checked(x), checked(y)
     return float(MMDMetric()(torch.from_numpy(x), torch.from_numpy(y)))
 

@@ -262,7 +262,10 @@ def test_phantoms_need_no_source(cluster: None, tmp_path: Path) -> None:
 @pytest.mark.cluster
 @pytest.mark.parametrize(
     ("name", "splits"),
-    [("dsb2018_stained", {"test": 11, "train": 85, "val": 11}), ("kvasir_seg", {"train": 800, "val": 100})],
+    [
+        ("dsb2018_stained", {"test": 11, "train": 85, "val": 11}),
+        pytest.param("kvasir_seg", {"train": 800, "val": 100}, marks=pytest.mark.soak),
+    ],
 )
 def test_real_sets_come_through_in_full(
     cluster: None, shared: Path, tmp_path: Path, name: str, splits: dict[str, int]
