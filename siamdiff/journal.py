@@ -42,6 +42,8 @@ class Journal(logging.Handler):
         self._part = 0
         self._lines: list[bytes] = []  # of the last part
         self._is_behind = False  # whether the store has not all of them
+        self._is_answered = True  # by the store, the last time
+        self._is_closed = False
         self._writing = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._flush_often, name="journal", daemon=True)
@@ -65,7 +67,7 @@ class Journal(logging.Handler):
     def flush(self) -> None:
         """Writes what is new; what cannot be written now waits for the next time."""
         with self._writing:
-            while self._waiting or self._is_behind:
+            while not self._is_closed and (self._waiting or self._is_behind):
                 while self._waiting and len(self._lines) < PART_LINES:
                     self._lines.append(self._waiting.popleft())
                 self._is_behind = True
@@ -74,16 +76,19 @@ class Journal(logging.Handler):
                         f"{self._place}-{self._part:03d}.jsonl", b"\n".join(self._lines) + b"\n"
                     )
                 except SiamdiffError:
+                    self._is_answered = False
                     return
-                self._is_behind = False
+                self._is_behind, self._is_answered = False, True
                 if len(self._lines) == PART_LINES:
                     self._part, self._lines = self._part + 1, []
 
     def close(self) -> None:
-        """Writes the last lines and ends the thread."""
+        """Writes the last lines and ends the thread; where the store does not answer it is not waited for again."""
         self._stop.set()
         self._thread.join()
-        self.flush()
+        if self._is_answered:
+            self.flush()
+        self._is_closed = True  # logging itself closes it once more, at the end of the process
         super().close()
 
     def _flush_often(self) -> None:

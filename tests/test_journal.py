@@ -80,6 +80,7 @@ def test_lines_wait_for_a_store_that_is_away(tmp_path: Path, monkeypatch: pytest
     for i in range(3, 8):
         handler.handle(logging.LogRecord("a", logging.INFO, "", 0, f"line {i}", (), None))
     folder.unlink()
+    handler.flush()
     handler.close()
     told = [line["message"] for line in lines(str(folder))]
     assert told == ["line 0", "line 1", "line 2", "line 5", "line 6", "line 7"], "the oldest are given up"
@@ -92,3 +93,20 @@ def test_a_store_that_stays_away_does_not_hide_why_the_process_ended(
     (tmp_path / "logs").write_bytes(b"")
     with pytest.raises(SiamdiffError, match="the reason"), journal(str(tmp_path / "logs"), "job"):
         raise SiamdiffError("the reason")
+
+
+def test_a_store_that_stays_away_is_not_waited_for_again_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each time would be RETRY_SECONDS, and logging's own end flushes and closes once more."""
+    monkeypatch.setattr(storage, "RETRY_SECONDS", 0.1)
+    folder = tmp_path / "logs"
+    folder.write_bytes(b"")
+    handler = Journal(str(folder), "job", {})
+    handler.handle(logging.LogRecord("a", logging.INFO, "", 0, "a line", (), None))
+    handler.flush()
+    folder.unlink()  # from here on an attempt would leave something
+    handler.close()
+    handler.flush()
+    handler.close()
+    assert not folder.exists()
