@@ -64,6 +64,7 @@ def one_process(root: str) -> Config:
     return config
 
 
+@pytest.mark.soak
 @pytest.mark.cluster
 def test_two_workers_one_of_them_killed_train_as_one_process_does(root, one_process, tmp_path: Path):
     config = configure(root, "killed")
