@@ -120,9 +120,9 @@ def is_stopped_by_sigterm(config: Config, process: subprocess.Popen[bytes], log:
     assert psutil.wait_procs(below, timeout=30)[1] == []
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
-    ("engine", "workers"),
-    [("torch", 1), pytest.param("deepspeed", 2, marks=[pytest.mark.soak, pytest.mark.cluster])],
+    ("engine", "workers"), [("torch", 1), pytest.param("deepspeed", 2, marks=pytest.mark.cluster)]
 )
 def test_sigterm_leaves_a_checkpoint_from_which_the_same_command_goes_on(
     root, tmp_path: Path, engine: str, workers: int

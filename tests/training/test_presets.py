@@ -87,7 +87,12 @@ def test_every_preset_is_here() -> None:
     assert LOSSES.keys() == PRESETS.keys()
 
 
-@pytest.mark.parametrize("preset", LOSSES)
+ALWAYS = {"ours", "table5-1", "table6-0", "t2i-adapter"}
+
+
+@pytest.mark.parametrize(
+    "preset", [pytest.param(name, marks=[] if name in ALWAYS else [pytest.mark.soak]) for name in LOSSES]
+)
 def test_a_preset_trains_with_its_losses_and_moves_its_parameters(preset: str, root: Path) -> None:
     config = configure(root, preset)
     base = load_base(bases.prepare_base(config))
