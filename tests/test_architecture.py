@@ -23,7 +23,8 @@ MAX_JOB_LINES = 80
 
 SOURCES = [path for package in PACKAGES for path in sorted((REPOSITORY / package).rglob("*.py"))]
 
-COMMANDS = [path for path in SOURCES if path.parent == REPOSITORY / "jobs" or path.name == "__main__.py"]
+SPEAKING = (REPOSITORY / "jobs", REPOSITORY / "siamdiff" / "commands")
+COMMANDS = [path for path in SOURCES if path.parent in SPEAKING or path.name == "__main__.py"]
 
 
 def _each(paths: list[Path]) -> pytest.MarkDecorator:
