@@ -12,6 +12,7 @@ from diffusers import SchedulerMixin, UNet2DConditionModel
 from torch import Generator, Tensor
 
 from siamdiff.sampling.predictor import Control, predictor
+from siamdiff.sampling.text import projected_once
 
 
 def initial_noise(seed: int, shape: tuple[int, ...]) -> Tensor:
@@ -41,8 +42,8 @@ def sample(
 ) -> Tensor:
     """Latents z_0 for masks.
 
-    Hints are encoded once for all steps and both branches. The unconditional branch has the empty prompt and the same
-    hints; it shares a batch of 2B with the conditional one, and is left out at guidance 1.
+    Hints are encoded, and texts projected to keys and values, once for all steps. The unconditional branch has the
+    empty prompt and the same hints; it shares a batch of 2B with the conditional one, and is left out at guidance 1.
 
     Args:
         unet, control: the trained pair; their device is the tensors' device, their dtype may be lower.
@@ -59,20 +60,21 @@ def sample(
         z_0 (B, 4, h, w), still multiplied by the VAE's scaling factor.
     """
     guided = guidance != 1.0
-    predict = predictor(unet, control, mask, 2 if guided else 1, image, image_weight)
     if guided:
         text = torch.cat([uncond.expand_as(text), text])  # (2B, L, D)
+    predict = predictor(unet, control, mask, text, image, image_weight)
     steps: Any = scheduler  # what its kinds have in common is no class of diffusers
     steps.set_timesteps(num_steps)
     options = {"generator": generators} if "generator" in inspect.signature(steps.step).parameters else {}
     on_device = steps.timesteps.to(x_T.device)  # at once: one by one each would wait for the device
     z_t = x_T * steps.init_noise_sigma
-    for t, network_t in zip(steps.timesteps, on_device, strict=True):
-        z_in = steps.scale_model_input(z_t, t)
-        z_in = torch.cat([z_in, z_in]) if guided else z_in  # (2B, 4, h, w)
-        eps = predict(z_in, network_t.expand(len(z_in)), text)
-        if guided:
-            eps_uncond, eps_text = eps.chunk(2)
-            eps = eps_uncond + guidance * (eps_text - eps_uncond)  # (B, 4, h, w)
-        z_t = steps.step(eps, t, z_t, **options, return_dict=False)[0]  # (B, 4, h, w)
+    with projected_once(unet, control):
+        for t, network_t in zip(steps.timesteps, on_device, strict=True):
+            z_in = steps.scale_model_input(z_t, t)
+            z_in = torch.cat([z_in, z_in]) if guided else z_in  # (2B, 4, h, w)
+            eps = predict(z_in, network_t.expand(len(z_in)))
+            if guided:
+                eps_uncond, eps_text = eps.chunk(2)
+                eps = eps_uncond + guidance * (eps_text - eps_uncond)  # (B, 4, h, w)
+            z_t = steps.step(eps, t, z_t, **options, return_dict=False)[0]  # (B, 4, h, w)
     return z_t

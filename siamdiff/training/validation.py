@@ -97,7 +97,7 @@ class Validation:
         text = torch.cat([self.encoders.text(prompt) for prompt in encoded.prompts])
         z_t = q_sample(z_0, noise, t, model.alphas_cumprod)
         with inference(model, self.config):
-            eps_mask = predictor(model.unet, model.control, mask, 1)(z_t, t, text)  # (B, 4, h, w)
+            eps_mask = predictor(model.unet, model.control, mask, text)(z_t, t)  # (B, 4, h, w)
         return squared_error(eps_mask, noise).tolist()
 
     def _encode(self, turn: Pass) -> _Encoded:
