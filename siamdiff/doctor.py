@@ -28,8 +28,8 @@ from siamdiff.data.raw import most_frequent_reason, too_little
 from siamdiff.data.shardset import ShardSet
 from siamdiff.errors import SiamdiffError, UserError
 from siamdiff.estimate.architecture import architecture, count
-from siamdiff.estimate.memory import CONTEXT, Memory, processes, training_memory
-from siamdiff.estimate.report import train_counts
+from siamdiff.estimate.memory import CONTEXT, Memory, processes
+from siamdiff.estimate.report import settled, training_need
 from siamdiff.model import sources
 from siamdiff.model.base import load_base
 from siamdiff.sections import PHANTOM
@@ -176,16 +176,9 @@ def _versions(config: Config) -> Iterator[Finding]:
 
 def _estimate(config: Config, needs: list[Needs]) -> Iterator[Finding]:
     networks = architecture(config)
-    activations = max(step.peak for step in train_counts(config, networks))
     trained, everything = count(networks.model, trainable=True), count(networks.model)
     encoders = count(networks.base.vae) + count(networks.base.text_encoder)
-    memory = training_memory(
-        config.train,
-        trained=trained,
-        frozen=everything - trained,
-        encoders=encoders,
-        activations=activations,
-    )
+    memory = training_need(settled(config, networks, _smallest_gpu()), networks)
     needs.append(Needs(memory, everything + encoders, count(networks.model.control), trained))
     yield Finding(
         "ok",
@@ -253,6 +246,13 @@ def _disk(config: Config, needs: Needs) -> Iterator[Finding]:
             yield Finding("FAIL", "disk", f"{what}; {fix}", 2)
 
 
+def _smallest_gpu() -> int | None:
+    """Bytes of the smallest GPU that is visible; None without one."""
+    if not torch.cuda.is_available():
+        return None
+    return min(torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count()))
+
+
 def _gpu(config: Config, needs: Needs) -> Iterator[Finding]:
     visible = torch.cuda.device_count() if torch.cuda.is_available() else 0
     wanted = config.cluster.gpus * processes(config.train)
@@ -274,7 +274,8 @@ def _gpu(config: Config, needs: Needs) -> Iterator[Finding]:
             yield Finding("FAIL", "gpu", f"{message}; {fix}", 2)
         return
     check_precision(config.train.precision, torch.device("cuda"))
-    smallest = min(torch.cuda.get_device_properties(i).total_memory for i in range(visible))
+    smallest = _smallest_gpu()
+    assert smallest is not None, "one is visible"
     message = f"{visible} visible, {smallest / GB:.1f} GB each, {needs.memory.peak / GB:.1f} GB reckoned"
     if needs.memory.peak <= smallest:
         yield Finding("ok", "gpu", message)

@@ -180,7 +180,9 @@ def test_more_workers_share_what_zero_partitions():
     plain = training_memory(Train(engine="torch"), **sizes)
     assert training_memory(Train(precision="fp16"), **sizes).gradients == 1600
     cast = training_memory(Train(precision="bf16", engine="torch"), **sizes)
-    assert cast.weights == plain.weights + 2 * 800
+    assert (
+        cast.weights == plain.weights + 2 * 800 - 2 * 400
+    )  # casts of what learns; what is frozen is held in 16 bit
     assert plain.peak == 4 * 1200 + 8 * 800 + 4 * 800 + 4 * 100 + CONTEXT
 
 
@@ -229,7 +231,7 @@ def test_a_base_that_is_not_here_is_said_to_be_taken_for_sd15():
 def test_too_little_memory_is_a_warning_with_what_to_lower():
     config = configured(
         data={"resolution": 1024},
-        train={"batch_size": 48} | MASK_ALONE,
+        train={"batch_size": 48, "activation_checkpointing": False} | MASK_ALONE,
         cluster={"device": "RTX 3090", "price": 1.0},
     )
     text = report.dry_run(config, ("train",))
@@ -240,6 +242,19 @@ def test_too_little_memory_is_a_warning_with_what_to_lower():
     cost = re.search(r"cost: ([\d,.]+) dollars", text)
     assert hours and cost
     assert float(cost[1].replace(",", "")) == pytest.approx(float(hours[1].replace(",", "")), rel=0.01)
+
+
+def test_activations_are_recomputed_where_memory_asks_for_it():
+    config = configured(data={"resolution": SIDE}, train={"batch_size": BATCH})
+    networks = architecture(config)
+    plain = report.settled(config, networks, None)
+    assert plain.train.activation_checkpointing is False
+    need = report.training_need(plain, networks).peak
+    for memory, expected in ((need / report.USABLE + 1, False), (need / report.USABLE - 1, True)):
+        settled = report.settled(config, networks, memory)
+        assert settled.train.activation_checkpointing is expected
+    assert report.training_need(settled, networks).peak < need
+    assert report.settled(plain, networks, 1) is plain  # what is said is not reckoned again
 
 
 def test_a_dry_run_needs_no_ray_and_writes_nothing(tmp_path: Path):

@@ -47,12 +47,12 @@ def training_memory(train: Train, *, trained: int, frozen: int, encoders: int, a
     width = 2 if in_half(train) else 4
     averages = 4 * -(-trained // processes(train)) if train.ema_decay else 0
     casts = 0
-    if train.precision != "fp32" and width == 4 and not train.activation_checkpointing:
+    if train.precision != "fp32" and width == 4 and train.activation_checkpointing is not True:
         # Autocast keeps a copy of every trained weight until the backward pass. Checkpointing casts block by block.
         casts = 2 * trained
     if train.engine == "torch":
         return Memory(
-            weights=4 * everything + casts,
+            weights=4 * trained + (4 if train.precision == "fp32" else 2) * frozen + casts,
             master=0,
             optimizer=8 * trained,
             averages=averages,

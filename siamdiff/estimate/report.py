@@ -17,6 +17,7 @@ from siamdiff.sections import Precision, Train
 from siamdiff.training.losses import LossWeights
 
 TERA, GB = 1e12, 1e9
+USABLE = 0.9  # of a GPU's memory: what is reckoned leaves out kernels' workspaces and gaps between tensors
 IMAGES = 1000  # that hours of sampling are told for, where their number is not known
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -29,6 +30,7 @@ def dry_run(config: Config, stages: tuple[str, ...]) -> str:
     """
     device = device_named(config.cluster.device) if config.cluster.device else None
     networks = architecture(config)
+    config = settled(config, networks, device.memory * GB if device else None)
     lines = list(_sizes(networks))
     copies = "generate" in stages and config.generate.method == "copy-paste"  # which need no training
     if "train" in stages and not copies:
@@ -36,6 +38,44 @@ def dry_run(config: Config, stages: tuple[str, ...]) -> str:
     if "generate" in stages:
         lines += _generation(config, networks, device)
     return "\n".join(lines) + "\n"
+
+
+def settled(config: Config, networks: Architecture, memory: float | None) -> Config:
+    """A configuration that says whether activations are recomputed, where it left that to the memory.
+
+    Args:
+        config: resolved.
+        networks: of it.
+        memory: of the smallest GPU, bytes; None: it is not known, or there is none, and nothing is recomputed.
+    """
+    if config.train.activation_checkpointing != "auto":
+        return config
+    plain, recomputing = (
+        config.model_copy(
+            update={"train": config.train.model_copy(update={"activation_checkpointing": chosen})}
+        )
+        for chosen in (False, True)
+    )
+    if memory is None or training_need(plain, networks).peak <= USABLE * memory:
+        return plain
+    return recomputing
+
+
+def training_need(config: Config, networks: Architecture, *counts: Count) -> Memory:
+    """Memory of one training process; `config` says whether activations are recomputed.
+
+    Args:
+        config, networks: see `settled`.
+        counts: of `train_counts`, where they are known already.
+    """
+    trained = count(networks.model, trainable=True)
+    return training_memory(
+        config.train,
+        trained=trained,
+        frozen=count(networks.model) - trained,
+        encoders=count(networks.base.vae) + count(networks.base.text_encoder),
+        activations=max(counted.peak for counted in counts or train_counts(config, networks)),
+    )
 
 
 def train_counts(config: Config, networks: Architecture) -> tuple[Count, Count]:
@@ -58,7 +98,7 @@ def train_counts(config: Config, networks: Architecture) -> tuple[Count, Count]:
             weights,
             config.data.resolution,
             micro_batch(train),
-            checkpointing=train.activation_checkpointing,
+            checkpointing=train.activation_checkpointing is True,
         )
 
     before = counted(augment=False)
@@ -98,14 +138,7 @@ def _training(config: Config, networks: Architecture, device: Device | None) -> 
         f"{train.precision}, {engine}"
         f"{', activation checkpointing' if train.activation_checkpointing else ''}"
     )
-    trained = count(networks.model, trainable=True)
-    memory = training_memory(
-        train,
-        trained=trained,
-        frozen=count(networks.model) - trained,
-        encoders=count(networks.base.vae) + count(networks.base.text_encoder),
-        activations=max(before.peak, after.peak),
-    )
+    memory = training_need(config, networks, before, after)
     yield from _memory(memory)
     if device and memory.peak / GB > device.memory:
         yield _too_much(memory.peak, device, _what_to_lower(train))

@@ -16,7 +16,15 @@ from torch import Tensor, nn
 
 from siamdiff.model.controlnet import SiameseControlNetModel
 from siamdiff.model.diffusion import q_sample, renoise
-from siamdiff.model.unet import Controls, Encoded, TrainedUNet, decode, encode, freeze_untrained
+from siamdiff.model.unet import (
+    Controls,
+    Encoded,
+    TrainedUNet,
+    decode,
+    encode,
+    freeze_untrained,
+    weights_at_rest,
+)
 from siamdiff.training.losses import (
     Augmented,
     LossWeights,
@@ -130,12 +138,13 @@ class SiameseDiffusion(nn.Module):
             # The image branch comes first, since its decoder graph is gone when it returns. Its UNet is a copy that is
             # thrown away: nothing of it learns, be it the encoder.
             copied = _detached(encoded)
-            eps_mix, L_i = image_loss(
-                lambda control_mix: decode(self.unet, copied, text, control_mix).to(noise.dtype),
-                mix(controls[1], control_mask, weights.w_i, weights.w_m),
-                noise,
-                weight,
-            )
+            with weights_at_rest(self.unet):
+                eps_mix, L_i = image_loss(
+                    lambda control_mix: decode(self.unet, copied, text, control_mix).to(noise.dtype),
+                    mix(controls[1], control_mask, weights.w_i, weights.w_m),
+                    noise,
+                    weight,
+                )
         eps_mask = decode(self.unet, encoded, text, control_mask).to(noise.dtype)  # (B, 4, h, w)
         if weights.augment and eps_mix is not None:
             active = augmented_samples(t, weights.t_tau, weight) if active is None else active  # (A,)

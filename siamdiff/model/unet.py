@@ -6,6 +6,8 @@ every submodule is reached through its `__call__`: ZeRO-3 gathers partitioned we
 Shapes: z_t (B, 4, h, w); t (B,); text (B, L, D); maps in encoder order, the l-th (B, C_l, h_l, w_l).
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -105,6 +107,26 @@ def freeze_untrained(unet: UNet2DConditionModel, trained: TrainedUNet = "decoder
     if trained == "decoder":
         for part in TRAINED_PARTS:
             unet.get_submodule(part).requires_grad_(True)
+
+
+@contextmanager
+def weights_at_rest(unet: UNet2DConditionModel) -> Iterator[None]:
+    """Within the block the decoder's weights ask for no gradient, where its blocks are compiled and recompute nothing.
+
+    PyTorch itself computes only the gradients that are asked for. A compiled block computes those of all its weights
+    that could learn, a quarter of the arithmetic of its backward pass, unless they say beforehand that they do not.
+    With activation checkpointing DeepSpeed's hooks do not bear it: there it does nothing.
+    """
+    compiled = any(block._compiled_call_impl is not None for block in unet.up_blocks)
+    resting = compiled and not unet.is_gradient_checkpointing
+    weights = [p for p in unet.up_blocks.parameters() if p.requires_grad] if resting else []
+    for weight in weights:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in weights:
+            weight.requires_grad_(True)
 
 
 def _context(block: nn.Module, text: Tensor) -> dict[str, Tensor]:

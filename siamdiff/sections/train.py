@@ -113,8 +113,9 @@ class Train(Section):
     precision: Precision = Field(
         default="fp32", description="of the networks' arithmetic; weights are updated in fp32 always"
     )
-    activation_checkpointing: bool = Field(
-        default=False, description="recompute activations in the backward pass: less memory, more time"
+    activation_checkpointing: Literal["auto"] | bool = Field(
+        default="auto",
+        description="recompute activations in the backward pass: less memory, more time; auto: if the GPU needs it",
     )
     channels_last: bool = Field(
         default=False, description="memory format of the networks' activations; changes last bits"

@@ -50,8 +50,8 @@ def inference(model: TrainedModel, config: Config) -> Iterator[None]:
         config: precision and compilation of training are read.
     """
     precision, modes = config.train.precision, [(module, module.training) for module in model.modules()]
-    # DeepSpeed's fp16 has networks in fp16; all else has them in fp32, and autocast rounds.
-    lowers = precision != "fp32" and model.unet.dtype == torch.float32
+    # DeepSpeed's fp16 has networks in fp16; all else has what learns in fp32, and autocast rounds.
+    lowers = precision != "fp32" and model.control.dtype == torch.float32
     autocast = torch.autocast(
         model.alphas_cumprod.device.type, DTYPES[precision], enabled=lowers, cache_enabled=False
     )

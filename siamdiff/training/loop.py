@@ -15,6 +15,8 @@ from siamdiff.config import Config
 from siamdiff.data.shardset import ShardSet
 from siamdiff.data.stream import Batch, Stream, StreamDataset, load_batches, split
 from siamdiff.errors import StoppedError
+from siamdiff.estimate.architecture import architecture
+from siamdiff.estimate.report import settled
 from siamdiff.model.adapter import AdapterDiffusion
 from siamdiff.model.base import Base, load_base
 from siamdiff.model.build import build_model
@@ -27,12 +29,12 @@ from siamdiff.training.caching import open_cache
 from siamdiff.training.context import Context, Wish
 from siamdiff.training.diagnosis import Pass, told
 from siamdiff.training.encoders import FrozenEncoders
-from siamdiff.training.engine import DivergedError, Engine, check_precision, load_trained
+from siamdiff.training.engine import DTYPES, DivergedError, Engine, check_precision, load_trained
 from siamdiff.training.losses import LossWeights, weights_at
 from siamdiff.training.optimizer import learning_rate_at
 from siamdiff.training.previews import Previews
 from siamdiff.training.record import VALIDATION, Record
-from siamdiff.training.speed import compile_blocks, forbid_tf32, use_channels_last
+from siamdiff.training.speed import compile_blocks, forbid_tf32, hold_frozen, use_channels_last
 from siamdiff.training.throughput import Throughput
 from siamdiff.training.validation import Validation
 
@@ -113,7 +115,7 @@ class _Trainer:
         train = self.config.train
         torch.manual_seed(train.seed)  # the control network's first weights: the same on every worker
         model = build_model(self.config, self.base)
-        if train.activation_checkpointing:
+        if self._checkpointing():
             model.unet.enable_gradient_checkpointing()
             if isinstance(model, SiameseDiffusion):  # an adapter has no such thing, and is small
                 model.controlnet.enable_gradient_checkpointing()
@@ -121,9 +123,23 @@ class _Trainer:
         model.to(self.context.device).train()
         if train.channels_last:
             use_channels_last(model.unet, model.control)
+        if train.engine == "torch" and train.precision != "fp32":
+            hold_frozen(model.unet, DTYPES[train.precision])
         if train.compile:
             compile_blocks(model.unet, model.control)
         return model
+
+    def _checkpointing(self) -> bool:
+        """Whether activations are recomputed: where that is left open, if the smallest GPU needs it."""
+        chosen, device = self.config.train.activation_checkpointing, self.context.device
+        if chosen != "auto":
+            return chosen
+        if device.type != "cuda":
+            return False
+        memory = min(self.context.gather(torch.cuda.get_device_properties(device).total_memory))
+        model = self.config.model.model_copy(update={"base": str(self.base.folder)})
+        config = self.config.model_copy(update={"model": model})
+        return settled(config, architecture(config), memory).train.activation_checkpointing is True
 
     def _resume(self) -> int:
         """The step to go on from; every worker takes the checkpoint that rank 0 found."""

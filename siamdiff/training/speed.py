@@ -32,11 +32,23 @@ def _turned(_module: nn.Module, arguments: tuple[torch.Tensor, ...]) -> tuple[to
 def compile_blocks(*networks: nn.Module) -> None:
     """Compiles the networks block by block, in place: names of parameters stay, and the loss stays PyTorch's own.
 
-    Not the whole step, which takes a gradient in its middle (losses.image_loss). A compiled block computes its weight
-    gradients even there, where nobody asks for them.
+    Not the whole step, which takes a gradient in its middle (losses.image_loss). The number of samples in a pass is a
+    symbol from the second one on that a block sees (Online-Augmentation's changes from step to step), so that a few
+    steps compile all that a run needs.
     """
     for network in networks:
         for name in COMPILED:
             part = getattr(network, name, None)
             for block in part if isinstance(part, nn.ModuleList) else filter(None, [part]):
                 block.compile(isolate_recompiles=True)
+
+
+def hold_frozen(network: nn.Module, dtype: torch.dtype) -> None:
+    """Casts the frozen weights of convolutions and linear maps, in place, to the precision that autocast computes in.
+
+    Autocast would cast them at every pass, to the same bits: it remembers its casts of weights that learn alone. Norms
+    stay, since autocast takes them in fp32.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear) and not module.weight.requires_grad:
+            module.to(dtype)

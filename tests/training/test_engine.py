@@ -1,6 +1,7 @@
 """The plain engine in each precision, and what makes it faster."""
 
 import math
+from functools import partialmethod
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from siamdiff.training.engine import DivergedError, TorchEngine, check_precision
 from siamdiff.training.losses import weights_at
 from siamdiff.training.optimizer import learning_rate_at
 from siamdiff.training.snapshot import copied
-from siamdiff.training.speed import compile_blocks, use_channels_last
+from siamdiff.training.speed import compile_blocks, hold_frozen, use_channels_last
 from tests.training import small as small_model
 from tests.training.reference import tiny_inputs, tiny_model
 
@@ -201,3 +202,54 @@ def test_a_step_draws_nothing_from_the_global_random_state() -> None:
     trained.backward(loss)
     trained.step()
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_frozen_weights_in_half_precision_change_no_bit() -> None:
+    held = tiny_model(dtype=torch.float32)
+    frozen = [p for p in held.parameters() if not p.requires_grad]
+    hold_frozen(held.unet, torch.bfloat16)
+    assert sum(p.dtype == torch.bfloat16 for p in frozen) > len(frozen) / 2
+    assert all(p.dtype == torch.float32 for p in held.parameters() if p.requires_grad)
+    one, other = engine(held, "bf16"), engine(tiny_model(dtype=torch.float32), "bf16")
+    assert torch.equal(steps(one), steps(other))
+    torch.testing.assert_close(one.full_weights(), other.full_weights(), rtol=0, atol=0)
+
+
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.compile without its code generation: the same graphs, seconds instead of minutes."""
+    monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend="aot_eager"))
+    torch.compiler.reset()
+
+
+def step(trained: TorchEngine, t: list[int], k: int = 20) -> torch.Tensor:
+    loss, _ = trained.forward(tiny_inputs(t, dtype=torch.float32), weights_at(k, 30))
+    trained.backward(loss)
+    trained.step()
+    return loss.detach()
+
+
+def products(trained: TorchEngine, t: list[int]) -> int:
+    """Matrix products and backward passes of convolutions that a step makes."""
+    with torch.profiler.profile() as profile:
+        step(trained, t)
+    names = ("aten::mm", "aten::addmm", "aten::bmm", "aten::convolution_backward")
+    return sum(event.count for event in profile.key_averages() if event.key in names)
+
+
+@pytest.mark.soak
+@pytest.mark.usefixtures("traced")
+def test_compiled_blocks_compute_no_gradient_that_is_thrown_away_and_settle_after_a_few_steps() -> None:
+    plain, compiled = (engine(tiny_model(dtype=torch.float32)) for _ in range(2))
+    assert isinstance(compiled.model, SiameseDiffusion)
+    compile_blocks(compiled.model.unet, compiled.model.control)
+    batches = [[1, 900, 900], [1, 2, 900], [1, 2, 3], [900, 900, 900]]  # one to three are augmented
+    for t in batches:
+        torch.testing.assert_close(step(compiled, t), step(plain, t), rtol=1e-4, atol=1e-5)
+    with torch.compiler.set_stance("fail_on_recompile"):
+        for t in reversed(batches):
+            step(compiled, t)
+            step(plain, t)
+        assert products(compiled, batches[0]) <= products(plain, batches[0])
+    trained = [p for p in compiled.model.parameters() if p.requires_grad]
+    assert len(trained) == len([p for p in plain.model.parameters() if p.requires_grad])
