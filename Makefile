@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test soak large golden bench lint type audit constraints wheelhouse
+.PHONY: help setup demo test soak large golden bench figures lint type audit constraints wheelhouse
 
 # Nothing is reported to anyone.
 export RAY_USAGE_STATS_ENABLED := 0
@@ -50,10 +50,13 @@ large: setup ## Stable Diffusion 1.5's true size on the CPU (20 GB of memory, 40
 golden: setup ## hold the model to the reference numbers in SIAMDIFF_GOLDEN (default ../shared/golden)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m golden $(ARGS)
 
-# One after the other, each with as many threads as its own options say; a few minutes each on 2 cores.
-BENCHMARKS := flops training_step ray_overhead data_wait checkpoint_step plan sampling shards fleet
+bench: setup ## training step, sampling and data path against what one would run instead; ARGS='--json FILE' and others
+	$(BIN)/python -m benchmarks.run $(ARGS)
 
-bench: setup ## what the project claims about speed (docs/performance.md); 40 minutes on 2 cores
+# One after the other, each with as many threads as its own options say; a few minutes each on 2 cores.
+BENCHMARKS := flops scaling ray_overhead data_wait checkpoint_step plan shards fleet
+
+figures: setup ## what else is claimed about speed, with Ray and a store (docs/performance.md); 25 minutes on 2 cores
 	for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python benchmarks/$$name.py; done
 
 lint: setup ## style

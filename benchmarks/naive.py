@@ -39,20 +39,20 @@ class NaiveStep:
         """
         image = batch.image.permute(0, 3, 1, 2).float() / 255  # (B, 3, H, W) in [0, 1]
         mask = (batch.mask > 127).float()[:, None].repeat(1, 3, 1, 1)  # (B, 3, H, W)
-        text, z_0 = self._frozen(image, batch.posterior_noise, tokens)
+        text, z_0 = encode_frozen(self.base, image, batch.posterior_noise, tokens)
         t, eps = batch.t, batch.noise
         unet, controlnet = self.model.unet, self.model.controlnet
         abar = self.model.alphas_cumprod.to(z_0.device)[t].reshape(-1, 1, 1, 1)
         z_t = abar.sqrt() * z_0 + (1 - abar).sqrt() * eps  # Eq. 1
 
         down_m, middle_m = controlnet(z_t, t, text, mask, return_dict=False)
-        eps_m = _predict(unet, z_t, t, text, down_m, middle_m)
+        eps_m = predict(unet, z_t, t, text, down_m, middle_m)
         down_i, middle_i = controlnet(z_t, t, text, image, return_dict=False)
         with torch.no_grad():
             down_sg, middle_sg = deepcopy(controlnet)(z_t, t, text, mask, return_dict=False)
         w_i = k / self.n_steps
         down_mix = [w_i * c_i + c_m for c_i, c_m in zip(down_i, down_sg, strict=True)]  # Eq. 5
-        eps_mix = _predict(deepcopy(unet), z_t, t, text, down_mix, w_i * middle_i + middle_sg)
+        eps_mix = predict(deepcopy(unet), z_t, t, text, down_mix, w_i * middle_i + middle_sg)
 
         L = _error(eps_m, eps).mean() + _error(eps_mix, eps).mean()  # Eq. 7, 8
         L = L + _error(eps_m, eps_mix.detach()).mean()  # Eq. 9
@@ -60,20 +60,24 @@ class NaiveStep:
             z_0_prime = (z_t - (1 - abar).sqrt() * eps_mix.detach()) / abar.sqrt()  # Eq. 11
             z_t_prime = abar.sqrt() * z_0_prime + (1 - abar).sqrt() * eps
             down, middle = controlnet(z_t_prime, t, text, mask, return_dict=False)
-            eps_prime = _predict(unet, z_t_prime, t, text, down, middle)
+            eps_prime = predict(unet, z_t_prime, t, text, down, middle)
             L = L + ((t <= 200).float() * _error(eps_prime, eps)).mean()  # Eq. 12, 13
         return L
 
-    @torch.no_grad()
-    def _frozen(self, image: Tensor, posterior_noise: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Text states (B, 77, D), and latents (B, 4, h, w) sampled from the posterior."""
-        vae: Any = self.base.vae
-        posterior = vae.encode(image * 2 - 1).latent_dist
-        z_0 = (posterior.mean + posterior.std * posterior_noise) * vae.config["scaling_factor"]
-        return self.base.text_encoder(tokens).last_hidden_state, z_0
+
+@torch.no_grad()
+def encode_frozen(
+    base: Base, image: Tensor, posterior_noise: Tensor, tokens: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Text states (B, 77, D), and latents (B, 4, h, w) sampled from the posterior of images (B, 3, H, W) in [0, 1]."""
+    vae: Any = base.vae
+    posterior = vae.encode(image * 2 - 1).latent_dist
+    z_0 = (posterior.mean + posterior.std * posterior_noise) * vae.config["scaling_factor"]
+    return base.text_encoder(tokens).last_hidden_state, z_0
 
 
-def _predict(unet: Any, z: Tensor, t: Tensor, text: Tensor, down: Any, middle: Tensor) -> Tensor:
+def predict(unet: Any, z: Tensor, t: Tensor, text: Tensor, down: Any, middle: Tensor) -> Tensor:
+    """The noise (B, 4, h, w) that the whole UNet predicts under a ControlNet's maps."""
     return unet(
         z,
         t,

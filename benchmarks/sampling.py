@@ -1,229 +1,230 @@
-"""Images per second at the tiny base: our sampler against diffusers' own pipeline over the same batches.
+"""Part of run.py: images per second of our sampler and of diffusers' own pipeline over the same conditions.
 
-    python benchmarks/sampling.py
-    python benchmarks/sampling.py --batch 4 --steps 20
-
-The model is the tiny base, trained for a few steps, with the paper's ControlNet; both load it from one folder, in
-the same precision. "diffusers" is its StableDiffusionControlNetPipeline, called once per batch with prompts, masks and
-initial noise, up to uint8 arrays; "siamdiff" is ShardSampler over a shard of the same masks, prompts and noise, up to
-the bytes that its tar holds, PNG or JPEG encoded: more work. They take turns. Before anything is timed their images
-are compared: in fp32 no level may differ by more than one, which is rounding. The aim is a quotient of 1.3.
+"siamdiff" is ShardSampler over the masks of a shard, up to the bytes that its tar holds, PNG encoding included: more
+work. "diffusers" is StableDiffusionControlNetPipeline, called once per batch with prompts, masks and initial noise, up
+to arrays of 8 bit; once with batches as large as ours, once with batches of one. They take turns. In fp32 their images
+are compared first: no level may differ by more than one, which is rounding.
 """
 
-import logging
-import tempfile
-import time
-import warnings
+import copy
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from diffusers import StableDiffusionControlNetPipeline
 from torch import Tensor
 
-from benchmarks.common import Spread, parser, show
-from benchmarks.phantoms import PROMPT, write_set
+from benchmarks.phantoms import PROMPT, make_pairs
+from benchmarks.place import Place, quotient, take_turns
+from benchmarks.reduced import make_base, make_model
 from siamdiff.config import Config
-from siamdiff.data.shardset import ShardSet
-from siamdiff.model.base import load_base
-from siamdiff.model.build import build_model
-from siamdiff.model.folder import load_model, save_model
-from siamdiff.model.tiny import make_tiny_base
-from siamdiff.sampling.conditions import Condition, read_conditions
-from siamdiff.sampling.plan import Plan, child_seed
-from siamdiff.sampling.sampler import initial_noise
+from siamdiff.estimate.meter import Meter
+from siamdiff.model.folder import LoadedModel
+from siamdiff.sampling.conditions import Condition
+from siamdiff.sampling.plan import Plan, child_seed, sample_seed
+from siamdiff.sampling.sampler import initial_noise, sample
+from siamdiff.sampling.schedulers import ddim_scheduler
 from siamdiff.sampling.shard import ShardSampler
-from siamdiff.sections import Precision
+from siamdiff.training.speed import compile_blocks, use_channels_last
 
-AIM = 1.3
-TRAINED = 5  # steps of each part: what weights hold does not change what they cost
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+AIMS = {"times": 1.3, "images/s on a GPU": 6}
 LATENT = 4  # channels
+DIGEST = 64 * "0"  # of a model that lies nowhere
 
 
 @dataclass(frozen=True)
-class Setting:
-    """What both sample."""
+class Size:
+    """What is sampled."""
 
+    divisor: int  # of Stable Diffusion 1.5's widths
     resolution: int  # pixels
-    batches: int  # of a round
-    batch: int  # images
-    steps: int
-    guidance: float
-    precision: Precision
-    device: Literal["cpu", "cuda"]
+    batch: int  # images of a batch, which is a round
+    steps: int  # of DDIM
+    guidance: float = 9.0
 
 
-class Ours:
-    """A shard of `batches` batches by ShardSampler."""
+class Sampling:
+    """Untrained networks on a device, and what both samplers make of them.
 
-    def __init__(self, folder: Path, plan: Plan, conditions: list[Condition], setting: Setting) -> None:
-        self.sampler = ShardSampler(load_model(f"{folder}/model", setting.device), plan)
-        self.conditions = conditions
+    Args:
+        place: where they run.
+        size: of networks and batch.
+    """
 
-    def images(self) -> list[np.ndarray]:
-        """As the shard holds them, uint8 (H, W, 3)."""
-        return [sample.decode().image for sample in self.sampler.make(self.conditions).samples]
-
-    def run(self) -> None:
-        """Makes the samples as their shard takes them."""
-        self.sampler.make(self.conditions)
-
-
-class Diffusers:
-    """The same batches by diffusers' pipeline, one call each; masks and noise are tensors beforehand."""
-
-    def __init__(self, folder: Path, conditions: list[Condition], setting: Setting) -> None:
-        dtype = DTYPES[setting.precision]
-        self.pipeline: Any = StableDiffusionControlNetPipeline.from_pretrained(folder / "model", dtype=dtype)
-        self.pipeline.to(setting.device)
+    def __init__(self, place: Place, size: Size) -> None:
+        torch.manual_seed(0)
+        self.place, self.size = place, size
+        with torch.device(place.device):
+            base = make_base(size.divisor)
+            model = make_model(base).eval().requires_grad_(False)
+        self.model = LoadedModel(base.unet, model.controlnet, base, {"model_digest": DIGEST})
+        self.conditions = [_condition(i, mask) for i, mask in enumerate(_masks(size))]
+        half = {part: copy.deepcopy(getattr(base, part)).to(place.dtype) for part in ("vae", "text_encoder")}
+        self.sampler = ShardSampler(self.model, _plan(place, size))  # casts UNet and ControlNet
+        self.pipeline: Any = StableDiffusionControlNetPipeline(
+            **half,
+            tokenizer=base.tokenizer,
+            unet=base.unet,
+            controlnet=model.controlnet,
+            scheduler=ddim_scheduler(base.scheduler.config),
+            safety_checker=None,  # pyright: ignore[reportArgumentType]
+            feature_extractor=None,  # pyright: ignore[reportArgumentType]
+            requires_safety_checker=False,
+        )
         self.pipeline.set_progress_bar_config(disable=True)
-        self.setting = setting
-        parts = [conditions[i : i + setting.batch] for i in range(0, len(conditions), setting.batch)]
-        self.batches = [
-            ([condition.prompt for condition in part], _hints(part), _noise(part, setting.resolution))
-            for part in parts
-        ]
 
-    def images(self) -> list[np.ndarray]:
-        """Uint8 (H, W, 3), in order."""
+    def ours(self) -> list[np.ndarray]:
+        """Our images as their shard holds them, uint8 (H, W, 3)."""
+        return [made.decode().image for made in self.sampler.make(self.conditions).samples]
+
+    def theirs(self, batch: int) -> list[np.ndarray]:
+        """Diffusers' images, uint8 (H, W, 3), in batches of `batch`."""
         made = []
-        for prompts, hint, noise in self.batches:
+        for first in range(0, len(self.conditions), batch):
+            part = self.conditions[first : first + batch]
+            masks = torch.from_numpy(np.stack([condition.mask for condition in part]))
             images = self.pipeline(
-                prompts,
-                image=hint,
-                latents=noise.to(self.pipeline.dtype),
-                num_inference_steps=self.setting.steps,
-                guidance_scale=self.setting.guidance,
+                [condition.prompt for condition in part],
+                image=(masks > 127).float()[:, None].expand(-1, 3, -1, -1),  # (B, 3, H, W)
+                latents=self._noise(part).to(self.place.device, self.place.dtype),
+                num_inference_steps=self.size.steps,
+                guidance_scale=self.size.guidance,
                 output_type="np",
             ).images  # float32 (B, H, W, 3) in [0, 1]
             made += list((255 * images).round().astype(np.uint8))
         return made
 
-    run = images
+    def _noise(self, part: list[Condition]) -> Tensor:
+        side = self.size.resolution // 8
+        noise = [initial_noise(child_seed(one.seed, "noise"), (LATENT, side, side)) for one in part]
+        return torch.stack(noise)  # (B, 4, h, w)
 
 
-def _hints(part: list[Condition]) -> Tensor:
-    masks = torch.from_numpy(np.stack([condition.mask for condition in part]))
-    return (masks > 127).float()[:, None].expand(-1, 3, -1, -1)  # (B, 3, H, W)
+def _masks(size: Size) -> list[np.ndarray]:
+    return [mask for _, mask in make_pairs(size.batch, size.resolution)]
 
 
-def _noise(part: list[Condition], resolution: int) -> Tensor:
-    shape = (LATENT, resolution // 8, resolution // 8)
-    return torch.stack([initial_noise(child_seed(condition.seed, "noise"), shape) for condition in part])
-
-
-def prepare(folder: Path, setting: Setting) -> tuple[Ours, Diffusers]:
-    """Both samplers of a model that is made in a local folder, and what they sample."""
-    count = setting.batches * setting.batch
-    write_set(f"{folder}/data", count, setting.resolution, "png")
-    masks = ShardSet.open(f"{folder}/data")
-    keys = masks.keys()
-    images = np.stack([masks.read(key).image for key in keys])
-    make_tiny_base(
-        images,
-        setting.resolution,
-        0,
-        folder / "base",
-        vae_steps=TRAINED,
-        unet_steps=TRAINED,
+def _condition(number: int, mask: np.ndarray) -> Condition:
+    key = f"{number:016x}"
+    return Condition(
+        parent=key,
+        fold=0,
         prompt=PROMPT,
+        split="train",
+        group=key,
+        seed=sample_seed(0, 0, key),
+        transform={},
+        mask=mask,
     )
-    config = Config.model_validate(
-        {
-            "root": str(folder),
-            "data": {"resolution": setting.resolution, "prompt": PROMPT},
-            "model": {"base": f"{folder}/base"},
-            "generate": {
-                "folds": 1,
-                "fold_masks": ["real"],
-                "steps": setting.steps,
-                "guidance": setting.guidance,
-                "batch_size": setting.batch,
-                "shard_size": count,
-                "precision": setting.precision,
-            },
-        }
-    ).resolve()
-    model = build_model(config, load_base(f"{folder}/base"))
-    with torch.no_grad():
-        for p in model.control.parameters():
-            if not p.any():  # zero convolutions, which would hide the mask
-                p.normal_(std=0.02)
-    save_model(f"{folder}/model", folder / "base", model, config, masks)
-    digest = load_model(f"{folder}/model").info["model_digest"]
-    plan = Plan.of(config.generate, masks=masks.digest, model=digest, resolution=setting.resolution)
-    conditions = read_conditions(masks, plan, plan.shard(keys, 0))
-    return Ours(folder, plan, conditions, setting), Diffusers(folder, conditions, setting)
 
 
-def largest_difference(ours: Ours, theirs: Diffusers) -> int:
-    """Between levels of the two, of 255."""
-    pairs = zip(ours.images(), theirs.images(), strict=True)
-    return max(int(np.abs(a.astype(int) - b.astype(int)).max()) for a, b in pairs)
+def _plan(place: Place, size: Size) -> Plan:
+    generate = {
+        "folds": 1,
+        "fold_masks": ["real"],
+        "steps": size.steps,
+        "guidance": size.guidance,
+        "batch_size": size.batch,
+        "shard_size": size.batch,
+        "precision": place.precision,
+    }
+    config = Config.model_validate({"generate": generate})
+    return Plan.of(config.generate, masks=DIGEST, model=DIGEST, resolution=size.resolution)
 
 
-def measure(setting: Setting, rounds: int) -> dict[str, Any]:
-    """Images per second of both, and their quotient round by round."""
-    with tempfile.TemporaryDirectory() as folder:
-        torch.manual_seed(0)
-        ours, theirs = prepare(Path(folder), setting)
-        difference = largest_difference(ours, theirs)  # warms both up, too
-        if setting.precision == "fp32" and difference > 1:
-            raise SystemExit(f"the two do not make the same images: levels differ by {difference}")
-        count = setting.batches * setting.batch
-        speeds: dict[str, list[float]] = {"siamdiff": [], "diffusers": []}
-        for _ in range(rounds):
-            for name, run in (("siamdiff", ours.run), ("diffusers", theirs.run)):
-                started = time.perf_counter()
-                run()
-                speeds[name].append(count / (time.perf_counter() - started))
-    quotients = [a / b for a, b in zip(speeds["siamdiff"], speeds["diffusers"], strict=True)]
+def measure(place: Place, size: Size, rounds: int, rate: float, *, stages: bool) -> dict[str, Any]:
+    """Images per second of ours and of diffusers' pipeline, at equal batch and one by one.
+
+    Args:
+        place: where.
+        size: of networks and batch.
+        rounds: measured batches of each.
+        rate: operations a second of a large matrix product there.
+        stages: whether to measure what is there for GPUs, too.
+
+    Raises:
+        SystemExit: the images differ.
+    """
+    sampling = Sampling(place, size)
+    difference = largest_difference(sampling)  # warms both up, too
+    if place.precision == "fp32" and difference > 1:
+        raise SystemExit(f"the two do not make the same images: levels differ by {difference}")
+    works = {
+        "siamdiff": sampling.ours,
+        "diffusers": lambda: sampling.theirs(size.batch),
+        "diffusers, one by one": lambda: sampling.theirs(1),
+    }
+    measured = take_turns(place, works, rounds, warmups=0)
+    tflop = size.batch * tflop_of_an_image(size)
     return {
-        "images_per_second": {name: Spread.of(values) for name, values in speeds.items()},
-        "quotient": Spread.of(quotients),
+        "size": vars(size),
+        "rows": {
+            name: {
+                "seconds": of.spread,
+                "images_per_second": size.batch / of.spread.median,
+                "peak_gb": of.peak / 1e9,
+            }
+            for name, of in measured.items()
+        },
+        "times": {
+            name: quotient(measured[name], measured["siamdiff"]) for name in works if name != "siamdiff"
+        },
+        "tflop": tflop,
+        "share": tflop * 1e12 / measured["siamdiff"].spread.median / rate,
         "largest_difference": difference,
+        "stages": _staged(sampling, rounds, tflop, rate) if stages else [],
+        "aims": AIMS,
     }
 
 
-def main() -> None:
-    """Measure and print."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    options = parser(__doc__)
-    options.add_argument("--resolution", type=int, default=64, help="side of the images, pixels [64]")
-    options.add_argument("--batch", type=int, default=16, help="images of a batch [16]")
-    options.add_argument("--batches", type=int, default=3, help="of a round [3]")
-    options.add_argument("--rounds", type=int, default=7, help="measured rounds of each [7]")
-    options.add_argument("--steps", type=int, default=50, help="of DDIM [50]")
-    options.add_argument("--guidance", type=float, default=9.0, help="1: without [9]")
-    options.add_argument("--precision", choices=tuple(DTYPES), default="fp32")
-    options.add_argument("--threads", type=int, default=1, help="of PyTorch [1]")
-    chosen = options.parse_args()
-    warnings.filterwarnings("ignore")
-    logging.basicConfig(level=logging.ERROR)
-    torch.set_num_threads(chosen.threads)
-    setting = Setting(
-        chosen.resolution,
-        chosen.batches,
-        chosen.batch,
-        chosen.steps,
-        chosen.guidance,
-        chosen.precision,
-        device,
-    )
-    figures = measure(setting, chosen.rounds)
-    speeds = figures["images_per_second"]
-    lines = [
-        f"tiny base, {chosen.resolution} x {chosen.resolution} pixels, batch {chosen.batch}, {chosen.steps} steps, "
-        f"guidance {chosen.guidance:g}, {chosen.precision}, {chosen.threads} threads, {chosen.rounds} rounds of "
-        f"{chosen.batches} batches; levels differ by at most {figures['largest_difference']}",
-        f"{'images/s':28}{'diffusers':28}times",
-        f"{speeds['siamdiff']!s:28}{speeds['diffusers']!s:28}{figures['quotient']}",
-    ]
-    show({"aim": AIM, **figures}, lines, chosen.json)
+def largest_difference(sampling: Sampling) -> int:
+    """Between levels of our images and theirs, of 255."""
+    pairs = zip(sampling.ours(), sampling.theirs(sampling.size.batch), strict=True)
+    return max(int(np.abs(a.astype(int) - b.astype(int)).max()) for a, b in pairs)
 
 
-if __name__ == "__main__":
-    main()
+def _staged(sampling: Sampling, rounds: int, tflop: float, rate: float) -> list[dict[str, Any]]:
+    """Our sampler with what is there for GPUs, one thing added to the other."""
+    model, place = sampling.model, sampling.place
+    networks = model.unet, model.control, model.vae
+    additions = {
+        "plain": lambda: None,
+        "+ channels last": lambda: use_channels_last(*networks),
+        "+ compiled": lambda: compile_blocks(model.unet, model.control),
+    }
+    rows = []
+    for name, add in additions.items():
+        add()
+        spread = take_turns(place, {"ours": sampling.ours}, rounds)["ours"].spread
+        rows.append(
+            {
+                "stage": name,
+                "seconds": spread,
+                "images_per_second": sampling.size.batch / spread.median,
+                "share": tflop * 1e12 / spread.median / rate,
+            }
+        )
+    return rows
+
+
+@torch.no_grad()
+def tflop_of_an_image(size: Size) -> float:
+    """Operations of one image, VAE's decoder included, counted on the meta device; 10^12."""
+    with torch.device("meta"):
+        base = make_base(size.divisor)
+        model = make_model(base).eval()
+        side = size.resolution // 8
+        latents, mask = torch.empty(1, LATENT, side, side), torch.empty(1, 3, 8 * side, 8 * side)
+        text = torch.empty(1, 77, base.text_encoder.config.hidden_size)
+
+        def counted(steps: int) -> int:
+            given = mask, text, text, latents, steps, size.guidance
+            with Meter([]) as meter:
+                sample(base.unet, model.controlnet, ddim_scheduler(), *given)
+            return meter.flops
+
+        one, two = counted(1), counted(2)
+        with Meter([]) as meter:
+            base.vae.decode(latents)  # pyright: ignore[reportArgumentType]
+    return (one + (size.steps - 1) * (two - one) + meter.flops) / 1e12

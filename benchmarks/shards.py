@@ -8,7 +8,8 @@ write_shard, against encoding the same pairs, adding them with a JSON each to a 
 read_shard, decoded, in order, against reading the tar, walking through it and decoding. "by key" is the same by
 ShardSet.read_encoded in random order, from an empty node cache. All of it in one thread; ours and bare take turns; each
 round has a shard of its own. The aim is at most 1.1 times the seconds of bare.
-The store is the tests' S3 server, on the same cores and disk.
+The store is the tests' S3 server, on the same cores and disk. run.py takes the disk's part from here, where neither the
+server nor pytest need be there: they are imported where they are used.
 """
 
 import io
@@ -20,8 +21,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from benchmarks.common import Spread, parser, show
 from benchmarks.phantoms import Pair, declare, described, make_pairs
@@ -37,7 +36,6 @@ from siamdiff.data.sample import (
 from siamdiff.data.shards import read_shard, shard_name, write_shard
 from siamdiff.data.shardset import ShardSet
 from siamdiff.sections import ImageFormat
-from tests.s3 import S3Server
 
 AIM = 1.1
 KINDS = ("write", "read", "by key")
@@ -93,6 +91,8 @@ def read_by_key(shard_set: ShardSet) -> None:
     """Every pair of the set, as arrays, in random order, by a node that has fetched nothing yet."""
     keys = shard_set.keys()
     random.Random(0).shuffle(keys)
+    import pytest
+
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as environment:
         environment.setenv("SIAMDIFF_CACHE", folder)
         for key in keys:
@@ -138,6 +138,10 @@ def same_pairs(uri: str, pairs: list[Pair]) -> bool:
 
 def main() -> None:
     """Measure and print."""
+    import pytest
+
+    from tests.s3 import S3Server
+
     options = parser(__doc__)
     options.add_argument("--resolution", type=int, default=384, help="side of the images, pixels [384]")
     options.add_argument("--count", type=int, default=64, help="pairs of the shard [64]")

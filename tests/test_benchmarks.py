@@ -1,38 +1,58 @@
 """The benchmarks at their smallest: that what they compare is the same, and that they run. No figure is held."""
 
+import json
 from argparse import Namespace
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from benchmarks import checkpoint_step, copies, data_wait, fleet, sampling, shards, training_step
+from benchmarks import checkpoint_step, copies, data_wait, datapath, fleet, run, sampling, shards, training
 from benchmarks.common import Spread
+from benchmarks.counting import PHASES, count
 from benchmarks.phantoms import make_pairs, write_set
-from benchmarks.training_step import PHASES, Setting, Siamdiff, Straightforward
+from benchmarks.place import Measured, Place, find_place, quotient, take_turns
 from infra import cluster
-from siamdiff.sections import ImageFormat
+from siamdiff.sections import ImageFormat, Precision
 
-SMALLEST = Setting(divisor=16, resolution=64, batch=5, threads=1, device="cpu")
-
-
-@pytest.mark.parametrize("phase", PHASES)
-def test_both_steps_that_are_timed_have_the_same_loss(phase: str) -> None:
-    losses = []
-    for kind in (Siamdiff, Straightforward):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            losses.append(kind(SMALLEST).step(PHASES[phase]))
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+TOY = run.SIZES["toy"]
+CPU = Place(torch.device("cpu"), "fp32")
 
 
-def test_the_straightforward_step_counts_more_operations_and_memory() -> None:
-    (flops, peak), (more_flops, more_peak) = (
-        training_step.count(variant, SMALLEST, PHASES["after N/3"]) for variant in training_step.VARIANTS
-    )
-    assert flops < more_flops
-    assert peak < more_peak
+def test_steps_that_are_timed_have_the_same_loss_at_every_repetition() -> None:
+    with torch.random.fork_rng(devices=[]):
+        networks = training.Networks(CPU, TOY.training)
+    for k in PHASES.values():
+        losses = [networks.straightforward(k), networks.siamdiff(k), networks.siamdiff(k, checkpointing=True)]
+        losses.append(networks.straightforward(k))
+        assert losses == pytest.approx(4 * losses[:1], rel=1e-5)
+    alone = networks.controlnet()
+    assert 0 < alone < losses[0]
+    assert networks.siamdiff(k) == pytest.approx(losses[0], rel=1e-5)  # what learns is as it was
+
+
+def test_operations_are_more_where_passes_are_repeated() -> None:
+    def counted(variant: str, checkpointing: bool) -> int:
+        size = TOY.training
+        where = size.divisor, size.resolution, size.batch, PHASES["after N/3"]
+        return count(variant, *where, checkpointing=checkpointing)
+
+    ours = counted("siamdiff", False)
+    assert ours < counted("siamdiff", True) < counted("straightforward", True)
+
+
+def test_what_is_compared_takes_turns_and_is_divided_round_by_round() -> None:
+    order: list[str] = []
+    works = {name: (lambda name=name: order.append(name)) for name in ("a", "b")}
+    measured = take_turns(CPU, works, rounds=2, warmups=1)
+    assert order == 3 * ["a", "b"]
+    assert len(measured["a"].seconds) == 2
+    assert measured["a"].peak > 0
+    assert quotient(Measured([2.0, 9.0], 0), Measured([1.0, 3.0], 0)).median == 2.5
+    assert find_place("cpu") == CPU
+    assert find_place("cpu", "bf16").dtype == torch.bfloat16
 
 
 def test_waiting_for_data_is_measured_on_a_set_of_distinct_samples(tmp_path: Path) -> None:
@@ -62,10 +82,42 @@ def test_steps_overlap_with_a_checkpoint_from_its_copy_until_it_counts() -> None
 
 
 def test_our_sampler_and_diffusers_are_timed_on_the_same_images() -> None:
-    smallest = sampling.Setting(32, 2, 2, 2, 9.0, "fp32", "cpu")
-    measured = sampling.measure(smallest, rounds=2)
-    assert measured["largest_difference"] <= 1
-    assert measured["quotient"].count == 2
+    with torch.random.fork_rng(devices=[]):
+        assert sampling.largest_difference(sampling.Sampling(CPU, TOY.sampling)) <= 1
+
+
+def test_the_data_path_is_told_in_a_table(tmp_path: Path) -> None:
+    figures = run.measure(CPU, ["data"], TOY, stages=False)
+    assert [row["kind"] for row in figures["data"]["rows"]] == 2 * ["write", "read", "stream"]
+    lines = list(run.table(figures))
+    assert sum(line.startswith(("| png", "| jpg")) for line in lines) == 6
+    write_set(f"{tmp_path}/set", 8, 32, "png")
+    with datapath.node_cache(f"{tmp_path}/cache"):
+        assert datapath.read_stream(f"{tmp_path}/set", 8) == 8
+    assert datapath.read_webdataset(f"{tmp_path}/set", "png") == 8
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_all_that_a_gpu_runs_runs_here_at_toy_size(precision: Precision, tmp_path: Path) -> None:
+    """Compilation included: minutes."""
+    figures = run.measure(Place(torch.device("cpu"), precision), list(run.PARTS), TOY, stages=True)
+    assert [row["stage"] for row in figures["training"]["stages"]][-1] == "+ compiled"
+    assert figures["workstation"]["batch"] == 48
+    exact = precision == "fp32"
+    assert max(figures["rounding"]["loss"]) <= (0 if exact else 0.02)
+    text = "\n".join(run.table(figures))
+    for what in (
+        "Training step",
+        "workstation.yaml",
+        "Sampling",
+        "Data path",
+        "+ channels last",
+        "+ compiled",
+    ):
+        assert what in text
+    (tmp_path / "figures.json").write_text(json.dumps(figures, default=asdict))
 
 
 @pytest.mark.parametrize("image_format", ["png", "jpg"])

@@ -1,0 +1,92 @@
+"""Operations of the training steps that are compared, counted on the meta device; nothing is computed."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+import torch
+from diffusers import ControlNetModel
+from torch import nn
+
+from benchmarks.naive import NaiveStep
+from benchmarks.plain import PlainControlNet, unet_frozen
+from benchmarks.reduced import make_base, make_batch, make_model
+from siamdiff.data.stream import Batch
+from siamdiff.estimate.meter import Meter
+from siamdiff.model.base import Base
+from siamdiff.model.siamese import SiameseDiffusion, StepInputs
+from siamdiff.training.losses import weights_at
+
+N = 3000  # steps of a run
+PHASES = {"before N/3": N // 4, "after N/3": N // 2}  # k
+
+
+@contextmanager
+def recomputing(network: Any, wanted: bool) -> Iterator[None]:
+    """Activation checkpointing of a diffusers network while the block runs."""
+    if wanted:
+        network.enable_gradient_checkpointing()
+    try:
+        yield
+    finally:
+        if wanted:
+            network.disable_gradient_checkpointing()
+
+
+def count(variant: str, divisor: int, resolution: int, batch: int, k: int, *, checkpointing: bool) -> int:
+    """Floating-point operations of one optimizer step.
+
+    Args:
+        variant: "siamdiff", with latents and text states known; "straightforward" or "controlnet", with VAE and text
+            encoder in the step.
+        divisor: of Stable Diffusion 1.5's widths.
+        resolution: side of the images, pixels.
+        batch: samples.
+        k: optimizer steps finished, of N.
+        checkpointing: whether activations are recomputed.
+    """
+    base, model, controlnet = _shapes(divisor)
+    with torch.device("meta"):
+        given = make_batch(batch, resolution)
+        active = max(int((given.t <= 200).sum()), 1)
+        given = on(given, torch.device("meta"))
+        tokens = torch.empty(batch, 77, dtype=torch.long)
+        inputs = _inputs(given, base)
+        networks: list[nn.Module] = [base.unet, model.control, controlnet]
+        for network in networks:
+            network.zero_grad(set_to_none=True)
+        with (
+            recomputing(base.unet, checkpointing),
+            recomputing(model.control, checkpointing),
+            Meter([]) as meter,
+        ):
+            if variant == "siamdiff":
+                loss, _ = model(inputs, weights_at(k, N), torch.empty(active, dtype=torch.long))
+                loss.backward()
+            elif variant == "straightforward":
+                NaiveStep(base, model, N).loss(given, tokens, k).backward()
+            else:
+                with unet_frozen(base.unet):
+                    PlainControlNet(base, controlnet, model.alphas_cumprod).loss(given, tokens).backward()
+    return meter.flops
+
+
+def on(batch: Batch, device: torch.device) -> Batch:
+    """The batch on a device."""
+    tensors = {name: value.to(device) for name, value in vars(batch).items() if torch.is_tensor(value)}
+    return Batch(batch.positions, batch.keys, batch.prompts, **tensors)
+
+
+@lru_cache(maxsize=1)
+def _shapes(divisor: int) -> tuple[Base, SiameseDiffusion, ControlNetModel]:
+    """The networks without storage."""
+    with torch.device("meta"):
+        base = make_base(divisor)
+        return base, make_model(base), ControlNetModel.from_unet(base.unet)
+
+
+def _inputs(batch: Batch, base: Base) -> StepInputs:
+    text = torch.empty(len(batch.keys), 77, base.text_encoder.config.hidden_size)
+    hint = torch.empty(len(batch.keys), 3, *batch.mask.shape[1:])
+    return StepInputs(z_0=batch.noise, noise=batch.noise, t=batch.t, text=text, image=hint, mask=hint)

@@ -1,0 +1,119 @@
+"""Where a benchmark runs: the device, what it can do at most, and how time and memory are taken there."""
+
+import ctypes
+import gc
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from benchmarks.common import Spread
+from siamdiff.sections import Precision
+from siamdiff.training.engine import DTYPES
+
+
+@dataclass(frozen=True)
+class Place:
+    """A device, and the precision in which networks are measured on it."""
+
+    device: torch.device
+    precision: Precision
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it is a CUDA device."""
+        return self.device.type == "cuda"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the networks' arithmetic."""
+        return DTYPES[self.precision]
+
+    def wait(self) -> None:
+        """Until everything that was asked of the device is done."""
+        if self.on_gpu:
+            torch.cuda.synchronize(self.device)
+
+
+def find_place(device: str | None = None, precision: Precision | None = None) -> Place:
+    """A GPU in bf16 where there is one, else the CPU in fp32; or what is asked for."""
+    found = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return Place(found, precision or ("bf16" if found.type == "cuda" else "fp32"))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A piece of work that was repeated."""
+
+    seconds: list[float]  # one a round, in order
+    peak: int  # bytes that were held at most: of the process on a CPU, of tensors on a GPU
+
+    @property
+    def spread(self) -> Spread:
+        """Of the seconds."""
+        return Spread.of(self.seconds)
+
+
+def take_turns(
+    place: Place, works: dict[str, Callable[[], object]], rounds: int, warmups: int = 1
+) -> dict[str, Measured]:
+    """Every work once a round, one after the other, so that what disturbs the machine disturbs all of them."""
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    peaks = dict.fromkeys(works, 0)
+    for i in range(warmups + rounds):
+        for name, work in works.items():
+            taken, peak = timed(place, work)
+            if i >= warmups:
+                seconds[name].append(taken)
+                peaks[name] = max(peaks[name], peak)
+    return {name: Measured(seconds[name], peaks[name]) for name in works}
+
+
+def quotient(ours: Measured, theirs: Measured) -> Spread:
+    """Ours by theirs, round by round."""
+    return Spread.of([a / b for a, b in zip(ours.seconds, theirs.seconds, strict=True)])
+
+
+def timed(place: Place, work: Callable[[], object]) -> tuple[float, int]:
+    """Seconds that a call takes, and the bytes that were held at most meanwhile."""
+    gc.collect()
+    _forget_peak(place)
+    place.wait()
+    started = time.perf_counter()
+    work()
+    place.wait()
+    return time.perf_counter() - started, _peak(place)
+
+
+def matrix_rate(place: Place, side: int, rounds: int = 10) -> float:
+    """Floating-point operations a second that a product of two square matrices reaches, the best of the rounds."""
+    a, b = (torch.randn(side, side, device=place.device, dtype=place.dtype) for _ in range(2))
+    measured = take_turns(place, {"product": lambda: a @ b}, rounds, warmups=3)
+    return 2 * side**3 / min(measured["product"].seconds)
+
+
+def _forget_peak(place: Place) -> None:
+    if place.on_gpu:
+        torch.cuda.reset_peak_memory_stats(place.device)
+        return
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)  # what the work before has freed, but glibc kept, is not of this one
+    Path("/proc/self/clear_refs").write_text("5")  # the process's own high-water mark, see proc(5)
+
+
+def _peak(place: Place) -> int:
+    if place.on_gpu:
+        return torch.cuda.max_memory_allocated(place.device)
+    status = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
+
+
+def free_memory(place: Place) -> int:
+    """Bytes that are free now: of the GPU, or of the machine."""
+    if place.on_gpu:
+        return torch.cuda.mem_get_info(place.device)[0]
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
