@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks.common import parser, show
 from benchmarks.scaling_generation import Generation
-from benchmarks.scaling_limits import BATCH, Check, Limit, gpu_limits, image_limits, shares
+from benchmarks.scaling_limits import BATCH, MASKS, Check, Limit, fold_limit, gpu_limits, image_limits, shares
 from benchmarks.scaling_training import (
     NODES,
     READ_PER_PROCESS,
@@ -35,10 +35,8 @@ from siamdiff.sections import Precision
 GPUS = (1, 8, 48, 64)  # 48: the most that the paper's batch has samples for
 A_GPU = 6  # samples of each GPU where the batch grows with them: the paper's 48 on 8
 STAGES = (0, 1, 2, 3)
-STEPS = 3000
 IMAGES = (10**6, 10**8)
-MASKS = 10**6  # of each fold at most
-LEAST_FOLDS = 4
+FOLDS = 4  # from so many masks, that is, which are more than anybody has; the paper's 1,450 beside them
 DRAWN = "H100"  # in the plot
 NAMES = {0: "stage 0", 2: "stages 1, 2", 3: "stage 3"}  # that differ where no micro-batches accumulate
 
@@ -66,41 +64,47 @@ def _told(step: Step | None) -> dict[str, Any] | None:
 
 
 def generation(nodes: dict[str, Node], rate: float | None) -> list[dict[str, Any]]:
-    """A row per GPU, number of GPUs, images and precision; `rate` is that of 16 bit."""
+    """A row per GPU, number of images, precision, number of masks and of GPUs; `rate` is that of 16 bit."""
     rows = []
-    settings: list[tuple[Precision, float | None]] = [("bf16", rate), ("fp32", None)]
-    for name, node in nodes.items():
+    for node in nodes.values():
         for images in IMAGES:
-            for precision, share in settings:
+            settings: list[tuple[Precision, float | None, int]] = [
+                ("bf16", rate, images // FOLDS),
+                ("fp32", None, images // FOLDS),
+            ]
+            if images == IMAGES[0]:  # of the larger number nobody would wait for the folds
+                settings.append(("bf16", rate, MASKS))
+            for precision, share, masks in settings:
                 for gpus in (1, 8, 64):
-                    masks = min(MASKS, images // LEAST_FOLDS)
-                    job = Generation(node, gpus, images, masks, precision, share)
-                    asked = job.requests()
-                    rows.append(
-                        {
-                            "device": name,
-                            "gpus": gpus,
-                            "images": images,
-                            "precision": precision,
-                            "images_per_second": job.rate,
-                            "hours": job.seconds / 3600,
-                            "hours_of": {
-                                "planning": job.planning_seconds / 3600,
-                                "sampling": job.sampling_seconds / 3600,
-                                "audit": job.audit_seconds / 3600,
-                                "finishing": job.finishing_seconds / 3600,
-                            },
-                            "gpu_hours": job.gpu_hours,
-                            "gpu_dollars": job.gpu_dollars,
-                            "shards": job.shards,
-                            "objects": job.objects,
-                            "bytes": job.size,
-                            "requests": dataclasses.asdict(asked) | {"all": asked.all},
-                            "request_dollars": asked.price,
-                            "month_dollars": job.month_dollars,
-                        }
-                    )
+                    rows.append(_generated(Generation(node, gpus, images, masks, precision, share)))
     return rows
+
+
+def _generated(job: Generation) -> dict[str, Any]:
+    asked = job.requests()
+    return {
+        "device": job.node.device.name,
+        "gpus": job.gpus,
+        "images": job.images,
+        "masks": job.masks,
+        "precision": job.precision,
+        "images_per_second": job.rate,
+        "hours": job.seconds / 3600,
+        "hours_of": {
+            "planning": job.planning_seconds / 3600,
+            "sampling": job.sampling_seconds / 3600,
+            "audit": job.audit_seconds / 3600,
+            "finishing": job.finishing_seconds / 3600,
+        },
+        "gpu_hours": job.gpu_hours,
+        "gpu_dollars": job.gpu_dollars,
+        "shards": job.shards,
+        "objects": job.objects,
+        "bytes": job.size,
+        "requests": dataclasses.asdict(asked) | {"all": asked.all},
+        "request_dollars": asked.price,
+        "month_dollars": job.month_dollars,
+    }
 
 
 def checks() -> list[Check]:
@@ -166,12 +170,12 @@ def _training_lines(rows: list[dict[str, Any]]) -> Iterator[str]:
 
 def _generation_lines(rows: list[dict[str, Any]]) -> Iterator[str]:
     yield (
-        f"{'generation':10}{'GPUs':>5}{'images':>12}{'':>6}{'images/s':>10}{'hours':>10}{'GPU h':>9}{'dollars':>9}"
-        f"{'objects':>11}{'TB':>8}{'requests':>12}{'dollars':>9}{'a month':>9}"
+        f"{'generation':10}{'GPUs':>5}{'images':>12}{'masks':>11}{'':>6}{'images/s':>10}{'hours':>10}"
+        f"{'GPU h':>9}{'dollars':>9}{'objects':>11}{'TB':>8}{'requests':>12}{'dollars':>9}{'a month':>9}"
     )
     for row in rows:
         yield (
-            f"{row['device']:10}{row['gpus']:5}{row['images']:12,}{row['precision']:>6}{row['images_per_second']:10.2f}"
+            f"{row['device']:10}{row['gpus']:5}{row['images']:12,}{row['masks']:11,}{row['precision']:>6}{row['images_per_second']:10.2f}"
             f"{row['hours']:10,.1f}{row['gpu_hours']:9,.0f}{row['gpu_dollars']:9,.0f}{row['objects']:11,}"
             f"{row['bytes'] / 1e12:8.2f}{row['requests']['all']:12,}{row['request_dollars']:9,.2f}"
             f"{row['month_dollars']:9,.2f}"
@@ -200,13 +204,14 @@ def predict(rate: float | None, price: float | None) -> dict[str, Any]:
         name: dataclasses.replace(node, price=price) if price is not None else node
         for name, node in NODES.items()
     }
-    limits = gpu_limits(nodes[DRAWN], "bf16", rate) + image_limits()
+    drawn = nodes[DRAWN]
+    limits = [*gpu_limits(drawn, "bf16", rate), fold_limit(drawn, "bf16", rate), *image_limits()]
     return {
         "rate": rate,
         "training": training(nodes, rate),
         "generation": generation(nodes, rate),
         "limits": limits,
-        "shares": shares(nodes[DRAWN], "bf16", rate),
+        "shares": shares(drawn, "bf16", rate),
     }
 
 

@@ -31,6 +31,9 @@ INDEX_BYTES = 102  # a row of index.parquet: 82 of them are hashes and keys
 ENTRY_BYTES = 169  # a shard in dataset.json
 GATHER_SECONDS = 0.0048  # the driver, for a marker: reads, parses, makes rows
 GATHER_BYTES = 73_600  # of its memory, held for each marker until the index is written
+# A reader draws the masks of all earlier folds again, to differ from them: seconds for a mask of fold f are
+# FIRST + LATER f + COMPARED f^2, fitted to folds 0 to 40 of phantoms of 384 x 384 within 13 %; beyond, extrapolated.
+READ_FIRST, READ_LATER, READ_COMPARED = 0.017, 0.0135, 0.00014
 # docs/performance.md, 23 November 2026: 1,000,000 masks in 4 folds; 10,000 finished shards in S3.
 PLAN_SECONDS, PLAN_BYTES = 2.3e-6, 500  # for each mask, libraries not counted
 LIST_SECONDS = 2.4 / 20  # for each 1,000 objects
@@ -112,14 +115,25 @@ class Generation:
         return ENTRY_BYTES * self.shards
 
     @property
-    def an_image(self) -> float:
-        """Seconds of a GPU for an image; PNG encoding is done meanwhile by a thread."""
+    def drawing(self) -> float:
+        """Seconds of a GPU for an image; its PNG is encoded meanwhile by a thread."""
         device = self.node.device
         rate = device.peak(self.precision) * 1e12 * (self.share or UTILISATION[self.precision])
         return max(
             SAMPLE / rate + DECODE / (device.fp32 * 1e12 * UTILISATION["fp32"]),
             ENCODE_SECONDS[self.image_format],
         )
+
+    @property
+    def reading(self) -> float:
+        """Seconds of a reader for a mask, the mean over folds that are all of transformed masks."""
+        last = self.folds - 1
+        return READ_FIRST + READ_LATER * last / 2 + READ_COMPARED * last * (2 * last + 1) / 6
+
+    @property
+    def an_image(self) -> float:
+        """Seconds between two images of a sampler; each has one reader's work, who goes on beside it."""
+        return max(self.drawing, self.reading)
 
     @property
     def rate(self) -> float:

@@ -27,7 +27,7 @@ from benchmarks.scaling_training import (
 )
 from siamdiff.sections import Precision
 
-BATCH = 48  # the paper's
+BATCH, MASKS = 48, 1450  # the paper's
 DRIVER_MEMORY = 64e9  # bytes, an assumption: of the machine that plans and finishes
 NODE_MEMORY = 512e9  # bytes, an assumption: of a machine with 8 GPUs
 # Measured on 29 November 2026, 100,000 shards: seconds to open dataset.json, for each; traced bytes of a listing.
@@ -126,6 +126,20 @@ def image_limits() -> list[Limit]:
     return sorted(limits, key=lambda limit: limit.at)
 
 
+def fold_limit(node: Node, precision: Precision, share: float | None) -> Limit:
+    """From which number of folds on samplers wait for their readers, for the paper's masks."""
+    folds = 1
+    while (job := Generation(node, 1, folds * MASKS, MASKS, precision, share)).reading <= job.drawing:
+        folds += 1
+    return Limit(
+        folds * MASKS,
+        "images",
+        f"{MASKS:,} masks in {folds} transformed folds: readers, who draw the masks of all earlier folds again, take "
+        "longer than the GPU",
+        "more masks; drawn masks kept (18 kB each, a bit a pixel); more readers for each sampler put it off",
+    )
+
+
 def gpu_limits(node: Node, precision: Precision, share: float | None) -> list[Limit]:
     """As GPUs grow, the first first."""
     limits = [
@@ -174,7 +188,7 @@ def shares(node: Node, precision: Precision, share: float | None) -> dict[str, f
     mean = plain.plain + AFTER * ACTIVE * (plain.augmented - plain.plain)
     readers = READERS * READ_PER_PROCESS["png"] * mean / (node.device.peak(precision) * 1e12)
     without = best(Setting(node, 8, 2, BATCH, precision, share, cache=False, images=10**6))
-    generation = Generation(node, 64, 10**8, 10**6, precision, share)
+    generation = Generation(node, 64, 10**8, 10**8, precision, share)
     found = {
         "share of the peak at which two readers of PNG no longer do": readers,
         "S3, checkpoint written by one process, share of the five minutes": WRITE_SECONDS["S3"]
