@@ -51,7 +51,7 @@ golden: setup ## hold the model to the reference numbers in SIAMDIFF_GOLDEN (def
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m golden $(ARGS)
 
 # One after the other, each with as many threads as its own options say; a few minutes each on 2 cores.
-BENCHMARKS := flops training_step ray_overhead data_wait checkpoint_step plan sampling shards fleet
+BENCHMARKS := flops training_step ray_overhead data_wait checkpoint_step plan sampling shards fleet scaling
 
 bench: setup ## what the project claims about speed (docs/performance.md); 40 minutes on 2 cores
 	for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python benchmarks/$$name.py; done
