@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import PercentFormatter, StrMethodFormatter
 
 # Colours that siamdiff.report.svg replaces by the page's own; alone they are those of a light page.
 INK, GRID, PAPER = "#1b1f27", "#d4d8df", "#fefefe"
@@ -205,6 +205,27 @@ def centres(name: str, points: np.ndarray, colour: int = 0) -> str:
         axes.set_yticks([0, 0.5, 1], ["top", "", "bottom"])
         axes.spines[["top", "right"]].set_visible(True)
         axes.grid(False)
+        return _svg(figure)
+
+
+def growth(lines: Mapping[str, Sequence[tuple[float, float]]], x: str, y: str) -> str:
+    """What grows with what, both on logarithmic scales; on paper of its own, for pages of any colour.
+
+    Args:
+        lines: name -> points, ascending.
+        x, y: names of the axes; powers of 2 are marked on the first.
+    """
+    with _style():
+        figure, axes = _canvas(lines)
+        figure.patch.set(visible=True, facecolor=PAPER)
+        for i, (name, points) in enumerate(lines.items()):
+            axes.plot(*zip(*points, strict=True), label=name, marker=_of(MARKERS, i), ms=4, **_line(i))
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.set(xlabel=x, ylabel=y)
+        _legend(axes)
         return _svg(figure)
 
 

@@ -20,6 +20,9 @@ ALL = {
     "shares": lambda: plots.shares({"real": np.array([1.0, 2.0]), "none": np.array([0.0])}, "size"),
     "numbers": lambda: plots.numbers({"real": {"1": 0.9, "2": 0.1}, "made": {"1": 1.0, "2": 0.0}}, "lesions"),
     "centres": lambda: plots.centres("real", np.abs(POINTS) % 1),
+    "growth": lambda: plots.growth(
+        {"one": [(1, 10), (64, 300)], "two": [(1, 9), (48, 100)]}, "GPUs", "samples/s"
+    ),
     "tsne": lambda: plots.tsne({"real": POINTS, "made": POINTS + 1, "another": POINTS + 2}),
 }
 
