@@ -29,6 +29,7 @@ INDEX = "index.parquet"
 REVISIONS = "revisions"
 _READ_THREADS = 16
 _READ_ROWS = 65_536
+_SORTED_ROWS = 2**20  # rows of a chunk, as parquet has them in a row group
 _MAX_EXPANSION = 100  # bytes of an index in memory for one of its file: 4 is usual, hashes do not compress
 _SMALL_INDEX = 64 * 2**20  # bytes in memory that any may take
 _READ_AHEAD = 256  # markers: one of 64 samples is 30 kB
@@ -204,7 +205,19 @@ def _gathered(set_uri: str, names: Iterable[str]) -> tuple[list[ShardEntry], pa.
         )
         rows = [row.model_dump() for row in marker.samples]
         tables.append(pa.Table.from_pylist(rows, schema=INDEX_SCHEMA))
-    return entries, pa.concat_tables(tables).sort_by("key").combine_chunks()
+    return entries, _by_key(pa.concat_tables(tables))
+
+
+def _by_key(table: pa.Table) -> pa.Table:
+    """Rows of the index sorted by key, in chunks of `_SORTED_ROWS`.
+
+    An array of strings holds 2 GB, which the hashes of 33 million samples exceed; so it is sorted with 64-bit offsets.
+    """
+    fields = [f.with_type(pa.large_string()) if f.type == pa.string() else f for f in table.schema]
+    wide = table.cast(pa.schema(fields)).combine_chunks()
+    order = pc.sort_indices(wide, sort_keys=[("key", "ascending")])
+    starts = range(0, max(len(order), 1), _SORTED_ROWS)
+    return pa.concat_tables(wide.take(order[i : i + _SORTED_ROWS]).cast(table.schema) for i in starts)
 
 
 def iter_markers(set_uri: str, names: Iterable[str]) -> Iterator[Marker]:

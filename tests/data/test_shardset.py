@@ -12,6 +12,7 @@ import pytest
 
 from siamdiff import storage
 from siamdiff.__main__ import main
+from siamdiff.data import manifest
 from siamdiff.data.sample import EncodedSample, make_sample
 from siamdiff.data.shards import finished_shards, tar_uri, write_shard
 from siamdiff.data.shardset import Manifest, ShardSet, finish_set, verify
@@ -88,6 +89,19 @@ def test_an_unknown_key_is_the_users_mistake(whole: str) -> None:
 def test_the_index_is_a_plain_parquet_file(whole: str) -> None:
     table = pq.read_table(Path(whole, "index.parquet"))
     assert table["key"].to_pylist() == ShardSet.open(whole).keys()
+
+
+def test_an_index_of_many_rows_is_sorted_in_chunks(
+    whole: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Strings of more than 2 GB fit no array of Arrow's, but they fit several."""
+    table = pq.read_table(f"{whole}/index.parquet")
+    monkeypatch.setattr(manifest, "_SORTED_ROWS", 2)
+    shuffled = table.take(list(reversed(range(len(table)))))
+    chunked = manifest._by_key(shuffled)
+    assert chunked.equals(table)
+    assert {len(batch) for batch in chunked.to_batches()} <= {1, 2}
+    assert manifest._by_key(table.slice(0, 0)).equals(table.slice(0, 0))
 
 
 def test_a_set_without_manifest_is_refused(whole: str, tmp_path: Path) -> None:
