@@ -12,6 +12,7 @@ from siamdiff.report.stages import Outcome, Run, SetInfo
 from siamdiff.report.svg import inline, short_id
 from siamdiff.report.tables import NONE, Cell, Line, Table, number, plain_table, words_table
 from siamdiff.run import readable_seconds
+from siamdiff.terms import Terms
 
 LOSSES = {
     "L_m": "L_m",
@@ -95,7 +96,7 @@ def _sets_table(scope: Scope) -> Tabular:
         splits = ", ".join(f"{split} {count:,}" for split, count in info.splits.items())
         cells = [
             Cell(f"{info.count:,}", (splits,)),
-            Cell(info.license, (f"permitted: {info.permitted_use}",)),
+            Cell(info.license, _terms_notes(info.license, info.permitted_use)),
             Cell(info.digest, mark="code"),
         ]
         cells += [] if scope.share else [Cell(info.uri, mark="code")]
@@ -103,6 +104,13 @@ def _sets_table(scope: Scope) -> Tabular:
     titles = ["set", "samples", "licence", "digest (SHA-256)"] + ([] if scope.share else ["place"])
     caption = "The sets, with licence and permitted use as their owners gave them"
     return Tabular(Table(caption, titles, lines, is_prose=True), "sets")
+
+
+def _terms_notes(license: str, permitted_use: str) -> tuple[str, ...]:
+    """What is permitted, what the licences ask for, and what nobody but a person understands."""
+    terms = Terms(license, permitted_use)
+    unread = (f"a person must read: {', '.join(terms.unread)}",) if terms.unread else ()
+    return (f"permitted: {permitted_use}", *terms.obligations, *unread)
 
 
 def _all_sets(scope: Scope) -> Iterator[tuple[str, str, SetInfo]]:
@@ -141,10 +149,12 @@ def _models_table(scope: Scope) -> Tabular | None:
                 pinned.get("model.base", NONE),
                 pinned.get("model.control", NONE),
                 steps,
+                str(model.get("license", NONE)),
+                str(model.get("permitted_use", NONE)),
                 digest,
             ]
         )
-    titles = ["setting", "base", "control", "steps", "digest (SHA-256)"]
+    titles = ["setting", "base", "control", "steps", "licence", "permitted use", "digest (SHA-256)"]
     return Tabular(words_table("The models that were trained", titles, rows), "models") if rows else None
 
 
