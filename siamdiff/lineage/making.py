@@ -47,9 +47,8 @@ def _holding(trail: Trail, of: SetFacts) -> None:
         trail.add(Relation.HOLDS, "shards put aside", f"{of.uri}/{aside}", "a damaged copy", "siamdiff gc")
     for name in of.unit.names("VAE moments"):
         if storage.name_of(name).rpartition(".")[0] == held.shard:
-            relation = Relation.COMPUTED if name.endswith(".npy") else Relation.NAMES
             detail = f"the shard's, one row a sample, of {CACHE}/{name.split('/')[1]}"
-            trail.add(relation, "VAE moments", f"{of.uri}/{name}", detail, "delete the cache")
+            trail.add(Relation.COMPUTED, "VAE moments", f"{of.uri}/{name}", detail, "delete the cache")
 
 
 def _base(world: World, trail: Trail, base: ModelFacts) -> None:

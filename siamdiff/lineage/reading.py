@@ -255,7 +255,7 @@ class Names:
         self._files = {json.dumps(name)[1:-1].encode(): key for key, names in files.items() for name in names}
         longest_first = sorted(self._files, key=len, reverse=True)
         names = b"|".join(re.escape(name) for name in longest_first)
-        self._pattern = re.compile(rb"(?<![\w.-])(?:" + names + rb")(?![\w-])") if names else None
+        self._pattern = re.compile(rb"(?<![\w.-])(?:" + names + rb")(?![\w-]|\.\w)") if names else None
 
     def found_in(self, data: bytes) -> set[str]:
         """Keys of the images that a text names."""
