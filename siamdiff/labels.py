@@ -30,6 +30,6 @@ def label_of(uri: str) -> dict[str, Any] | None:
         header = json.loads(storage.read_start(uri, 8 + length)[8:])
         label = header.get("__metadata__", {}).get(_LABEL)
         made_from = None if label is None else json.loads(label)
-    except (struct.error, ValueError, AttributeError, TypeError) as error:
+    except (struct.error, ValueError, AttributeError, TypeError, RecursionError) as error:
         raise SiamdiffError(f"{uri} is damaged: no safetensors file ({error})") from error
     return made_from if isinstance(made_from, dict) else None

@@ -14,6 +14,7 @@ from siamdiff.lineage import making, measuring
 from siamdiff.lineage.findings import Finding, Relation, Trail
 from siamdiff.lineage.objects import PRIVATE
 from siamdiff.lineage.reading import Root
+from siamdiff.lineage.records import LeftOut, Named
 from siamdiff.lineage.world import World, read_world
 from siamdiff.terms import NAMES, combine
 
@@ -115,7 +116,7 @@ def trace(wanted: Sequence[str], roots: Sequence[str]) -> Answer:
     measuring.follow(world, trails)
     problems = [problem for root in places for problem in dict.fromkeys(root.problems)]
     problems += [problem for root in places for problem in _unknown(root)]
-    origins = [of.uri for of in world.weights if of.digest and not of.run and not of.info.get("data_digest")]
+    origins = [of.uri for of in world.weights if of.digest and not of.run and not of.info.data_digest]
     return Answer(
         roots=[root.uri for root in places],
         trails=list(trails.values()),
@@ -131,12 +132,12 @@ def _keys_of(text: str, roots: list[Root]) -> list[str]:
     if re.fullmatch(KEY_PATTERN, text):
         return [text]
     name = text.replace("\\", "/").rstrip("/")
-    rows = [row for root in roots for _, row in root.lines(_maps(root, "keys.jsonl"))]
-    kept = [row for row in rows if any(_is_file(name, str(row.get(of) or "")) for of in ("image", "mask"))]
+    rows = [row for root in roots for row in root.lines(_maps(root, "keys.jsonl"), Named)]
+    kept = [row for row in rows if _is_file(name, row.image) or _is_file(name, row.mask)]
     if not kept:
         kept = _copied(name, rows, roots)
-    exact = [row for row in kept if name in (row.get("image"), row.get("mask"))]
-    keys = sorted({str(row["key"]) for row in exact or kept if "key" in row})
+    exact = [row for row in kept if name in (row.image, row.mask)]
+    keys = sorted({row.key for row in exact or kept})
     if not keys:
         maps = sum(len(_maps(root, "keys.jsonl")) for root in roots)
         raise UserError(
@@ -159,24 +160,25 @@ def _maps(root: Root, name: str) -> list[str]:
     ]
 
 
-def _is_file(asked: str, known: str) -> bool:
+def _is_file(asked: str, known: str | None) -> bool:
     """Whether a path that is asked for is one that a map knows: as it is, below the source's folder, or by its name."""
-    return bool(known) and (asked == known or asked.endswith(f"/{known}") or known.endswith(f"/{asked}"))
+    return known is not None and (
+        asked == known or asked.endswith(f"/{known}") or known.endswith(f"/{asked}")
+    )
 
 
-def _copied(name: str, rows: list[dict[str, Any]], roots: list[Root]) -> list[dict[str, Any]]:
+def _copied(name: str, rows: list[Named], roots: list[Root]) -> list[Named]:
     """The kept pair of which a file that was left out is an exact copy; [] where it is none."""
-    left_out = [row for root in roots for _, row in root.lines(_maps(root, "rejected.jsonl"))]
+    left_out = [row for root in roots for row in root.lines(_maps(root, "rejected.jsonl"), LeftOut)]
     for row in left_out:
-        if not any(_is_file(name, str(of)) for of in row.get("files") or []):
+        if not any(_is_file(name, of) for of in row.files):
             continue
-        if row.get("reason") != DUPLICATE:
+        if row.reason != DUPLICATE:
             raise UserError(
-                f"{name!r} was left out when its set was made ({row.get('reason')}): nothing was made from it, only "
+                f"{name!r} was left out when its set was made ({row.reason}): nothing was made from it, only "
                 "the private map names it"
             )
-        of = str(row.get("detail", "")).removeprefix("of ")
-        return [kept for kept in rows if kept.get("image") == of]
+        return [kept for kept in rows if kept.image == row.detail.removeprefix("of ")]
     return []
 
 

@@ -22,8 +22,11 @@ def follow(world: World, trail: Trail) -> None:
     for model in (of for of in world.weights if of.digest is not None):
         _model(world, trail, model)
     for of in world.sets:
-        if of.plan.get("masks") or (of.manifest and of.manifest.kind == "synthetic"):
+        if of.plan.masks or (of.manifest and of.manifest.kind == "synthetic"):
             _synthetic(world, trail, of)
+    # the masks of a synthetic set may have made another
+    while any(_inherits(world, trail, of) for of in world.sets):
+        pass
 
 
 def some(keys: list[str]) -> str:
@@ -55,7 +58,7 @@ def _base(world: World, trail: Trail, base: ModelFacts) -> None:
     used = world.base_used(trail.key, base)
     count = len(base.unit.names("weights"))
     if used:
-        detail = f"a tiny base, made from {base.info.get('images', 'the')} training images of its set"
+        detail = f"a tiny base, made from {base.info.images or 'the'} training images of its set"
         trail.add(Relation.TRAINED, "weights", base.uri, detail, RETRAIN, count)
     elif used is None:
         trail.add(Relation.MAY, "weights", base.uri, "a tiny base whose set is not here", LOOK, count)
@@ -131,7 +134,7 @@ def model_used(world: World, trail: Trail, digest: str | None, data: str | None)
         if began or trail.key in run.first:
             return Relation.TRAINED
         return Relation.MAY if is_open(run, split, began) else None
-    data = next((of.info["data_digest"] for of in here if of.info.get("data_digest")), data)
+    data = next((of.info.data_digest for of in here if of.info.data_digest), data)
     if data is None:
         return None
     split = world.split_of(trail.key, data)
@@ -139,7 +142,7 @@ def model_used(world: World, trail: Trail, digest: str | None, data: str | None)
 
 
 def _model(world: World, trail: Trail, model: ModelFacts) -> None:
-    used = model_used(world, trail, model.digest, model.info.get("data_digest"))
+    used = model_used(world, trail, model.digest, model.info.data_digest)
     if used is None:
         return
     terms = f"; {model.terms.license}, permitted: {model.terms.permitted_use}" if model.terms else ""
@@ -150,14 +153,11 @@ def _model(world: World, trail: Trail, model: ModelFacts) -> None:
 
 
 def _synthetic(world: World, trail: Trail, of: SetFacts) -> None:
-    made_from = of.manifest.made_from if of.manifest else {}
-    plan = made_from.get("plan") or of.plan
-    settings = plan.get("settings") or {}
+    plan, settings = of.plan, of.plan.settings
     children = of.made_for.get(trail.key, [])
     tars, shards = of.unit.names("shards"), f"{of.uri}/shards"
-    of_model = made_from.get("model") or {}
-    digest = of_model.get("digest") or plan.get("model")
-    copied = digest == NO_MODEL or settings.get("method") == NO_MODEL
+    digest = of.model.digest or plan.model
+    copied = digest == NO_MODEL or settings.method == NO_MODEL
     if children:
         what = "copies of the pair" if copied else "samples for its mask"
         relation = Relation.HOLDS if copied else Relation.COMPUTED
@@ -167,27 +167,38 @@ def _synthetic(world: World, trail: Trail, of: SetFacts) -> None:
         trail.add(Relation.NAMES, "index", f"{of.uri}/index.parquet", "as parent", REGENERATE)
         markers = len(of.unit.names("markers of shards"))
         trail.add(Relation.NAMES, "markers of shards", shards, "as parent", REGENERATE, markers)
-    used = None if copied else model_used(world, trail, digest, of_model.get("data_digest"))
+    used = None if copied else model_used(world, trail, digest, of.model.data_digest)
     if used:
         count = of.manifest.count if of.manifest else "all"
         terms = f"; {of.terms.license}, permitted: {of.terms.permitted_use}" if of.terms else ""
         relation = Relation.MADE if used is Relation.TRAINED else Relation.MAY
         detail = f"{count} samples by model {str(digest)[:16]}{terms}"
         trail.add(relation, "shards", shards, detail, REGENERATE, len(tars))
-    masks = plan.get("masks")
-    split = world.split_of(trail.key, masks) if masks else ""
-    if (settings.get("transforms") or {}).get("combine") and split in (settings.get("split"), None):
+    split = world.split_of(trail.key, plan.masks) if plan.masks else ""
+    if settings.transforms.get("combine") and split in (settings.split, None):
         detail = "its masks are combined: which hold lesions of this one stands in the shards alone"
         trail.add(Relation.MAY, "shards", shards, detail, REGENERATE, len(tars))
-    _limits(world, trail, of, plan)
+    _limits(world, trail, of)
 
 
-def _limits(world: World, trail: Trail, of: SetFacts, plan: dict[str, object]) -> None:
+def _inherits(world: World, trail: Trail, of: SetFacts) -> bool:
+    """Adds a set whose masks are those of a synthetic set that is found; whether there was something to add."""
+    shards = f"{of.uri}/shards"
+    made = [
+        mask for mask in world.sets_of(of.plan.masks) if mask.manifest and mask.manifest.kind == "synthetic"
+    ]
+    kinds = (Relation.HOLDS, Relation.COMPUTED, Relation.MADE, Relation.MAY)
+    found = [mask for mask in made if any(trail.has(kind, f"{mask.uri}/shards") for kind in kinds)]
+    if not found or any(trail.has(kind, shards) for kind in kinds):
+        return False
+    detail = f"its masks are those of {found[0].uri}"
+    trail.add(Relation.MADE, "shards", shards, detail, REGENERATE, len(of.unit.names("shards")))
+    return bool(of.unit.names("shards"))
+
+
+def _limits(world: World, trail: Trail, of: SetFacts) -> None:
     """The limits of copies come of all training images of a set."""
-    training = plan.get("training")
-    if not of.unit.names("limits of copies") or not isinstance(training, str):
-        return
-    if world.split_of(trail.key, training) == TRAIN:
+    if of.unit.names("limits of copies") and world.split_of(trail.key, of.plan.training) == TRAIN:
         trail.add(
             Relation.COMPUTED, "limits of copies", f"{of.uri}/gates.json", "of all training images", REMAKE
         )

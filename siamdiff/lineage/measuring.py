@@ -1,14 +1,17 @@
 """Follows a key through what is measured and told: caches, evaluations, segmentations, experiments, exports, logs."""
 
-from typing import Any
+from pydantic import ValidationError
 
 from siamdiff import storage
+from siamdiff.errors import SiamdiffError
 from siamdiff.labels import label_of
 from siamdiff.lineage.findings import DELETE, LOOK, REMAKE, RETRAIN, Relation, Trail
 from siamdiff.lineage.making import some
 from siamdiff.lineage.objects import EVALUATION, EXPERIMENT, EXPORT, LOOSE, SEGMENTATION, TRAINING, Unit
 from siamdiff.lineage.reading import TRAIN, VAL, Root
+from siamdiff.lineage.records import Cached, Experiment, Export, Inputs, Metrics, Result
 from siamdiff.lineage.world import World, names_of
+from siamdiff.records import read_record
 from siamdiff.sections.segment import SYNTHETIC, parse_arm
 
 _CACHE = "delete, a cache: made again when it is needed"
@@ -63,12 +66,12 @@ def _texts(root: Root, world: World, trails: Trails) -> None:
 def _cached(root: Root, world: World, trails: Trails, kind: str, uri: str) -> None:
     """A file of a cache, which says itself what it is of; those of earlier versions do not."""
     if uri.endswith(".json"):
-        about = root.attempt(uri, lambda: storage.read_json(uri))
+        about = root.attempt(uri, lambda: read_record(Cached, uri))
     elif kind == "features of the copy filter":
         about = _beside(root, uri)
     else:
-        about = root.attempt(uri, lambda: label_of(uri)) or {}
-    if not isinstance(about, dict):
+        about = root.attempt(uri, lambda: _labelled(uri))
+    if about is None:
         return
     for trail in trails.values():
         found = _of_cached(world, trail, about, kind)
@@ -76,59 +79,61 @@ def _cached(root: Root, world: World, trails: Trails, kind: str, uri: str) -> No
             trail.add(found[0], kind, uri, found[1], _CACHE)
 
 
-def _beside(root: Root, uri: str) -> dict[str, Any]:
+def _labelled(uri: str) -> Cached:
+    """What a safetensors file says in its header."""
+    try:
+        return Cached.model_validate(label_of(uri) or {})
+    except ValidationError as error:
+        raise SiamdiffError(f"{uri} is damaged: its header names no set") from error
+
+
+def _beside(root: Root, uri: str) -> Cached:
     """What lies beside the vectors of a set's training images, and says which set."""
     folder, _, name = uri.rpartition("/")
     sha = name.removeprefix("copies-").removesuffix(".safetensors")
     for unit in root.contents.of(LOOSE):
         for other in (root.uri_of(unit, of) for of in unit.names("features of the copy filter")):
             if other.endswith(".json") and other.startswith(f"{folder}/"):
-                about = root.attempt(other, lambda other=other: storage.read_json(other))
-                if isinstance(about, dict) and str(about.get("sha256", "")).startswith(sha):
+                about = root.attempt(other, lambda other=other: read_record(Cached, other))
+                if about and about.sha256.startswith(sha):
                     return about
-    return {}
+    return Cached()
 
 
-def _of_cached(world: World, trail: Trail, about: dict[str, Any], kind: str) -> tuple[Relation, str] | None:
-    digest = about.get("set")
-    if not isinstance(digest, str):
+def _of_cached(world: World, trail: Trail, about: Cached, kind: str) -> tuple[Relation, str] | None:
+    digest = about.set
+    if digest is None:
         return Relation.MAY, "of an earlier version, which does not say what it is of"
     sets = world.sets_of(digest)
     if not sets:
         return Relation.MAY, f"of the set {digest[:16]}, which is not here"
     for of in sets:
-        if "samples" not in about:
-            split: str | None = TRAIN
-        elif about["samples"] in of.parts:
-            split = of.parts[about["samples"]]
-        else:
-            split = None  # pairs, which are some of the samples
+        # Pairs are some of the samples, which are any part of their set.
+        split = of.parts.get(about.samples) if about.samples is not None else TRAIN
         if of.is_in(trail.key, split):
             relation = Relation.TRAINED if kind.startswith("segmenters") else Relation.COMPUTED
             return relation, f"of the {split or 'whole'} set {digest[:16]}"
         if of.made_for.get(trail.key):
             return Relation.COMPUTED, f"of the set {digest[:16]}, which has samples for its mask"
-    if world.split_of(trail.key, about.get("against") or "none"):
+    if world.split_of(trail.key, about.against):
         return Relation.COMPUTED, "of pairs with images of its set"
     return (Relation.MADE, f"of the set {digest[:16]}") if _touched(world, trail, digest) else None
 
 
 def _evaluation(root: Root, world: World, trails: Trails, unit: Unit) -> None:
-    uri, metrics = root.uri_of(unit), root.json(unit, "metrics.json")
-    sets = metrics.get("sets") or {}
-    real = (sets.get("real") or {}).get("digest")
-    named = {name: of.get("digest") for name, of in (sets.get("synthetic") or {}).items()}
+    uri, metrics = root.uri_of(unit), root.record(unit, "metrics.json", Metrics)
     lines = [root.uri_of(unit, name) for name in unit.names("figures by image")]
     wanted = names_of(world)
     for place, data in root.texts(lines):
         for key in wanted.found_in(data):
             trails[key].add(Relation.COMPUTED, "figures by image", place, "lines of its own", REMAKE)
     for trail in trails.values():
-        if not metrics:
+        if metrics is None:
             sheets = len(unit.names("contact sheets")) + len(unit.names("sheets of nearest pairs"))
             trail.add(Relation.MAY, "contact sheets", uri, "an evaluation that did not end", DELETE, sheets)
             continue
-        split = world.split_of(trail.key, real)
+        split = world.split_of(trail.key, metrics.sets.real.digest)
+        named = {name: of.digest for name, of in metrics.sets.synthetic.items()}
         found = [name for name, digest in named.items() if _touched(world, trail, digest)]
         if split:
             told, relation = f"its set was compared: split {split}", Relation.COMPUTED
@@ -142,18 +147,16 @@ def _evaluation(root: Root, world: World, trails: Trails, unit: Unit) -> None:
             for name in unit.names(kind):
                 if not trail.has(Relation.COMPUTED, f"{uri}/{name}"):  # by lines of its own
                     trail.add(relation, kind, f"{uri}/{name}", told, REMAKE)
-        for name, of in (metrics.get("results") or {}).items():
+        for name, of in metrics.results.items():
             _sheets(world, trail, unit, uri, of, named.get(name))
 
 
-def _sheets(
-    world: World, trail: Trail, unit: Unit, uri: str, result: dict[str, Any], digest: str | None
-) -> None:
+def _sheets(world: World, trail: Trail, unit: Unit, uri: str, result: Result, digest: str | None) -> None:
     """The contact sheets of one set show real images beside those that were made for their masks."""
     sets = world.sets_of(digest)
-    shown = {key for of in sets for key in of.made_for.get(trail.key, [])} & set(result.get("shown") or [])
-    sheet, near = result.get("contact_sheet"), result.get("nearest_sheet")
-    nearest = [of.get("training") for of in (result.get("copies") or {}).get("nearest") or []]
+    shown = {key for of in sets for key in of.made_for.get(trail.key, [])} & set(result.shown)
+    sheet, near = result.contact_sheet, result.nearest_sheet
+    nearest = [of.training for of in result.copies.nearest] if result.copies else []
     if sheet in unit.names("contact sheets"):
         if shown:
             detail = f"image and mask beside {some(list(shown))}"
@@ -174,21 +177,19 @@ def _sheets(
 
 def _segmentation(root: Root, world: World, trails: Trails, unit: Unit) -> set[str]:
     """Adds what a segmentation holds; returns the digests of its trainings."""
-    uri, inputs = root.uri_of(unit), root.json(unit, "inputs.json")
-    trainings = {name: str(digest) for name, digest in (inputs.get("trainings") or {}).items()}
+    uri, inputs = root.uri_of(unit), root.record(unit, "inputs.json", Inputs)
+    if inputs is None:
+        return set()
     for trail in trails.values():
-        real = world.split_of(trail.key, inputs.get("real"))
-        sets = [
-            name for name, digest in (inputs.get("synthetic") or {}).items() if _touched(world, trail, digest)
-        ]
+        real = world.split_of(trail.key, inputs.real)
+        sets = [name for name, digest in inputs.synthetic.items() if _touched(world, trail, digest)]
         tests = [
             name
-            for name, of in (inputs.get("tests") or {}).items()
-            if world.split_of(trail.key, of.get("set"))
-            and (real != TRAIN or of.get("set") != inputs.get("real"))
+            for name, of in inputs.tests.items()
+            if world.split_of(trail.key, of.set) and (real != TRAIN or of.set != inputs.real)
         ]
         used: dict[Relation, list[str]] = {}
-        for name, digest in trainings.items():
+        for name, digest in inputs.trainings.items():
             relation = _arm_used(name, real, bool(sets))
             if relation:
                 used.setdefault(relation, []).append(name)
@@ -203,7 +204,7 @@ def _segmentation(root: Root, world: World, trails: Trails, unit: Unit) -> set[s
         for kind in ("scores", "scores by image", "tables of scores"):
             for name in unit.names(kind):
                 trail.add(relation, kind, f"{uri}/{name}", told, REMAKE)
-    return set(trainings.values())
+    return set(inputs.trainings.values())
 
 
 def _arm_used(name: str, split: str | None, made: bool) -> Relation | None:
@@ -226,8 +227,10 @@ def _training(root: Root, digest: str) -> Unit | None:
 
 
 def _export(root: Root, world: World, trails: Trails, unit: Unit) -> None:
-    uri, about = root.uri_of(unit), root.json(unit, "export.json")
-    digests = [of.get("digest") for of in about.get("sets") or [] if isinstance(of, dict)]
+    uri, about = root.uri_of(unit), root.record(unit, "export.json", Export)
+    if about is None:
+        return
+    digests = [of.digest for of in about.sets]
     names: set[str] | None = None
     if "metadata.jsonl" in unit.names("exports"):
         place = f"{uri}/metadata.jsonl"
@@ -235,7 +238,7 @@ def _export(root: Root, world: World, trails: Trails, unit: Unit) -> None:
         for _, data in root.texts([place]):
             names = {key for key in world.wanted if f'"key":"{key}"'.encode() in data}
     count = len(unit.names("exports"))
-    told = f"format {about.get('format')}"
+    told = f"format {about.format}"
     for trail in trails.values():
         splits = [world.split_of(trail.key, digest) for digest in digests]
         if trail.key in (names or ()) or (names is None and any(splits)):
@@ -253,10 +256,10 @@ def _export(root: Root, world: World, trails: Trails, unit: Unit) -> None:
 
 def _experiment(root: Root, trails: Trails, unit: Unit) -> None:
     """Pages and tables tell of the outputs of an experiment's stages, and show what evaluations show."""
-    uri, record = root.uri_of(unit), root.json(unit, "experiment.json")
-    made = [of.get("outputs") or {} for of in record.get("settings") or []]
-    outputs = {str(place) for of in made for place in of.values()}
-    evaluations = {str(of["evaluate"]) for of in made if "evaluate" in of}
+    uri, record = root.uri_of(unit), root.record(unit, "experiment.json", Experiment)
+    made = [of.outputs for of in record.settings] if record else []
+    outputs = {place for of in made for place in of.values()}
+    evaluations = {of["evaluate"] for of in made if "evaluate" in of}
     pages = [f"{uri}/{name}" for name in unit.names("pages")]
     texts = dict(root.texts(pages))
     for trail in trails.values():

@@ -7,12 +7,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from pydantic import BaseModel, ValidationError
+
 from siamdiff import storage
 from siamdiff.config import digest
 from siamdiff.data.manifest import Manifest, read_index, read_manifest
 from siamdiff.data.shards import read_marker
 from siamdiff.errors import SiamdiffError, one_line
 from siamdiff.lineage.objects import Contents, Unit, divide
+from siamdiff.lineage.records import Consumed, MadeFrom, OfModel, Pinned, Plan, Revision
+from siamdiff.records import read_record
 from siamdiff.terms import Terms
 
 TRAIN, VAL = "train", "val"
@@ -20,6 +24,7 @@ _THREADS = 16
 _KEY = re.compile(rb"(?<![0-9a-f])[0-9a-f]{16}(?![0-9a-f])")
 
 T = TypeVar("T")
+Read = TypeVar("Read", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,8 @@ class SetFacts:
     uri: str
     unit: Unit
     manifest: Manifest | None  # None: not complete, or damaged
-    plan: dict[str, Any]  # plan.json, of a synthetic set its plan
+    plan: Plan  # of a synthetic set
+    model: OfModel = field(default_factory=OfModel)  # of a set that one made
     digests: set[str] = field(default_factory=set)  # its own, and those of its earlier revisions
     held: dict[str, Held] = field(default_factory=dict)
     made_for: dict[str, list[str]] = field(
@@ -88,15 +94,12 @@ class Root:
             self.problems.append((uri, one_line(error)))
         return None
 
-    def json(self, unit: Unit, name: str) -> dict[str, Any]:
-        """A JSON object of a unit; {} where there is none, or a problem."""
+    def record(self, unit: Unit, name: str, kind: type[Read]) -> Read | None:
+        """What a JSON object of a unit says; None where there is none, or with a problem."""
         if not any(name in names for names in unit.objects.values()):
-            return {}
+            return None
         uri = self.uri_of(unit, name)
-        value = self.attempt(uri, lambda: storage.read_json(uri))
-        if value is not None and not isinstance(value, dict):
-            self.problems.append((uri, "it is no JSON object"))
-        return value if isinstance(value, dict) else {}
+        return self.attempt(uri, lambda: read_record(kind, uri, "make it again, or delete it"))
 
     def texts(self, uris: list[str]) -> Iterator[tuple[str, bytes]]:
         """URIs and contents, read by a few threads; those that cannot be read are problems."""
@@ -104,31 +107,30 @@ class Root:
             contents = pool.map(lambda uri: self.attempt(uri, lambda: storage.read_bytes(uri)), uris)
             yield from ((uri, data) for uri, data in zip(uris, contents, strict=True) if data is not None)
 
-    def lines(self, uris: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-        """URI and object of each line of some files of JSON lines."""
+    def lines(self, uris: list[str], kind: type[Read]) -> Iterator[Read]:
+        """What each line of some files of JSON lines says."""
         for uri, data in self.texts(uris):
             try:
-                rows = [json.loads(line) for line in data.splitlines()]
-                if not all(isinstance(row, dict) for row in rows):
-                    raise ValueError("a line is no object")
-            except ValueError as error:
-                self.problems.append((uri, f"it is damaged: {one_line(error)}"))
+                rows = [kind.model_validate_json(line) for line in data.splitlines()]
+            except ValidationError as error:
+                self.problems.append((uri, f"it is damaged: {one_line(error.errors()[0]['msg'])}"))
                 continue
-            yield from ((uri, row) for row in rows)
+            yield from rows
 
 
 def read_set(root: Root, unit: Unit, wanted: frozenset[str]) -> SetFacts:
     """A set, from its index, or where it has none that is whole from the markers of its shards."""
     uri = root.uri_of(unit)
-    facts = SetFacts(uri, unit, None, root.json(unit, "plan.json"))
+    facts = SetFacts(uri, unit, None, root.record(unit, "plan.json", Plan) or Plan())
     if "dataset.json" in unit.names("manifest"):
         facts.manifest = root.attempt(f"{uri}/dataset.json", lambda: read_manifest(uri))
     for name in unit.names("earlier manifests"):
-        earlier = root.json(unit, name).get("digest")
-        facts.digests |= {earlier} if isinstance(earlier, str) else set()
+        earlier = root.record(unit, name, Revision)
+        facts.digests |= {earlier.digest} if earlier else set()
     columns = None
     if (manifest := facts.manifest) is not None:
         facts.digests.add(manifest.digest)
+        _made_from(root, facts, manifest)
         table = root.attempt(f"{uri}/index.parquet", lambda: read_index(uri, manifest))
         if table is not None:
             names = ("key", "split", "group", "shard", "offset", "parent")
@@ -136,6 +138,16 @@ def read_set(root: Root, unit: Unit, wanted: frozenset[str]) -> SetFacts:
     _take(facts, columns or _of_markers(root, unit, uri), wanted)
     _unmarked(root, facts)
     return facts
+
+
+def _made_from(root: Root, facts: SetFacts, manifest: Manifest) -> None:
+    try:
+        made_from = MadeFrom.model_validate(manifest.made_from)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        root.problems.append((f"{facts.uri}/dataset.json", f"made_from is damaged: {one_line(fault['msg'])}"))
+        return
+    facts.plan, facts.model = made_from.plan or facts.plan, made_from.model
 
 
 def _of_markers(root: Root, unit: Unit, uri: str) -> dict[str, list[Any]]:
@@ -197,18 +209,14 @@ class RunFacts:
 
 def read_run(root: Root, unit: Unit, wanted: frozenset[str]) -> RunFacts:
     """A run, from what it is pinned to, its log of keys and the names of its checkpoints."""
-    pinned, uri = root.json(unit, "pinned.json"), root.uri_of(unit)
+    pinned, uri = root.record(unit, "pinned.json", Pinned) or Pinned(), root.uri_of(unit)
     first: dict[str, int] = {}
     uses: dict[str, int] = {}
     logs = unit.names("log of keys")
-    for place, row in root.lines([root.uri_of(unit, name) for name in logs]):
-        keys, step = row.get("keys"), row.get("step")
-        if not isinstance(keys, list) or not isinstance(step, int):
-            root.problems.append((place, "a line has no keys or no step"))
-            continue
-        for key in wanted.intersection(keys):
-            first[key] = min(step, first.get(key, step))
-            uses[key] = uses.get(key, 0) + keys.count(key)
+    for row in root.lines([root.uri_of(unit, name) for name in logs], Consumed):
+        for key in wanted.intersection(row.keys):
+            first[key] = min(row.step, first.get(key, row.step))
+            uses[key] = uses.get(key, 0) + row.keys.count(key)
     whole = {name.split("/")[1] for name in unit.names("checkpoints") if name.endswith("/complete.json")}
     folders = {name.split("/")[1] for name in unit.names("checkpoints")}
     steps = {
@@ -217,11 +225,8 @@ def read_run(root: Root, unit: Unit, wanted: frozenset[str]) -> RunFacts:
     }
     last = max((step for step in steps.values() if step), default=0)
     if any(other.folder == f"{unit.folder}model/" for other in root.contents.units):  # it took every step
-        last = max(last, int(pinned.get("train.steps") or 0))
-    data = pinned.get("digest of data")
-    base = str(pinned.get("digest of base", ""))
-    gap = _gap(logs, last)
-    return RunFacts(uri, unit, data if isinstance(data, str) else None, base, first, uses, gap, steps)
+        last = max(last, pinned.steps)
+    return RunFacts(uri, unit, pinned.data, pinned.base, first, uses, _gap(logs, last), steps)
 
 
 def _number(name: str) -> int:

@@ -1,11 +1,11 @@
 """All that lies under the roots, read once for all wanted keys: sets, runs, models, bases, and names of files."""
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from siamdiff import storage
 from siamdiff.lineage.objects import PRIVATE, RUN, SET, WEIGHTS, Unit
 from siamdiff.lineage.reading import TRAIN, Names, Root, RunFacts, SetFacts, read_run, read_set
+from siamdiff.lineage.records import Info, Named
 from siamdiff.terms import Terms
 
 BASE_IMAGES = (
@@ -19,19 +19,19 @@ class ModelFacts:
 
     uri: str
     unit: Unit
-    info: dict[str, Any]  # siamdiff.json
+    info: Info  # siamdiff.json
     run: RunFacts | None  # whose folder it lies in
 
     @property
     def digest(self) -> str | None:
         """Of a model; None: it is a base."""
-        return self.info.get("model_digest")
+        return self.info.model_digest
 
     @property
     def terms(self) -> Terms | None:
         """Where it says them."""
-        licence, use = self.info.get("license"), self.info.get("permitted_use")
-        return Terms(licence, use) if isinstance(licence, str) and isinstance(use, str) else None
+        licence, use = self.info.license, self.info.permitted_use
+        return None if licence is None or use is None else Terms(licence, use)
 
 
 @dataclass
@@ -46,7 +46,6 @@ class World:
     names: dict[str, list[str]] = field(
         default_factory=dict
     )  # wanted key -> its files, as private maps name them
-    named_in: dict[str, list[str]] = field(default_factory=dict)  # wanted key -> URIs of these maps
 
     def sets_of(self, digest: str | None) -> list[SetFacts]:
         """The sets that are, or once were, of this digest."""
@@ -61,15 +60,14 @@ class World:
 
     def base_data(self, base: ModelFacts) -> str | None:
         """Digest of the set that a tiny base was made from: as it says, or as a run that began from it does."""
-        own = base.info.get("data_digest")
-        if isinstance(own, str):
-            return own
+        if base.info.data_digest is not None:
+            return base.info.data_digest
         name = storage.name_of(base.uri)
         return next((run.data for run in self.runs if storage.name_of(run.base) == name), None)
 
     def base_used(self, key: str, base: ModelFacts) -> bool | None:
         """Whether a key's image is among those that a base was made from; None: that cannot be told."""
-        if "images_digest" not in base.info:
+        if base.info.images_digest is None:
             return False  # it was not made here
         data = self.base_data(base)
         split = self.split_of(key, data)
@@ -88,7 +86,8 @@ def read_world(roots: list[Root], wanted: frozenset[str]) -> World:
         for unit in root.contents.of(WEIGHTS):
             uri = root.uri_of(unit)
             run = next((run for run in world.runs if uri == f"{run.uri}/model"), None)
-            world.weights.append(ModelFacts(uri, unit, root.json(unit, "siamdiff.json"), run))
+            info = root.record(unit, "siamdiff.json", Info) or Info()
+            world.weights.append(ModelFacts(uri, unit, info, run))
         _read_maps(root, world)
     return world
 
@@ -96,12 +95,9 @@ def read_world(roots: list[Root], wanted: frozenset[str]) -> World:
 def _read_maps(root: Root, world: World) -> None:
     for unit in root.contents.of(PRIVATE):
         place = root.uri_of(unit, "keys.jsonl")
-        for _, row in root.lines([place]):
-            key = row.get("key")
-            if key in world.wanted:
-                files = [str(row[name]) for name in ("image", "mask") if row.get(name)]
-                world.names.setdefault(key, []).extend(files)
-                world.named_in.setdefault(key, []).append(place)
+        for row in root.lines([place], Named):
+            if row.key in world.wanted:
+                world.names.setdefault(row.key, []).extend(name for name in (row.image, row.mask) if name)
 
 
 def names_of(world: World) -> Names:

@@ -68,7 +68,7 @@ def test_an_image_is_found_in_everything_that_used_it(root: str, real: ShardSet)
     assert {"runs/r/model", "segmentation/trainings/t0"} < places(answer, "TRAINED")
     assert any(place.startswith("bases/tiny-") for place in places(answer, "TRAINED"))
     assert "evaluation/cache/segmenter-1.safetensors" in places(answer, "TRAINED")
-    assert {"synthetic/a/shards", "segmentation/trainings/t1", "segmentation/s/metrics.json"} < places(
+    assert {"synthetic/a/shards", "segmentation/trainings/t1", "segmentation/s/metrics.json"} <= places(
         answer, "MADE"
     )
     assert {
@@ -138,6 +138,14 @@ def test_copies_of_a_pair_hold_the_image_itself(root: str, real: ShardSet) -> No
     assert "synthetic/copies/shards" in places(answer, "HOLDS")
     (copies,) = [of for of in answer.trails[0].findings if "copies of the pair" in of.detail]
     assert child_of(key) in copies.detail
+
+
+def test_a_set_on_the_masks_of_a_synthetic_one_is_found(root: str, real: ShardSet) -> None:
+    made = ShardSet.open(f"{root}/synthetic/a")
+    foreign = {"digest": "e" * 64, "data_digest": None}
+    write_synthetic(f"{root}/synthetic/b", made, made.keys()[:1], foreign)
+    answer = trace(real.keys("train")[:1], [root])
+    assert "synthetic/b/shards" in places(answer, "MADE")
 
 
 def test_combined_masks_leave_it_open(root: str, real: ShardSet) -> None:
@@ -223,6 +231,16 @@ def lose_a_marker(root: Path) -> str:
     return "data/shards/train-000001.tar"
 
 
+def nest_deeply(root: Path) -> str:
+    (root / "evaluation/e/metrics.json").write_text("[" * 200_000)
+    return "evaluation/e/metrics.json"
+
+
+def mistype(root: Path) -> str:
+    (root / "evaluation/e/metrics.json").write_text(json.dumps({"sets": 1}))
+    return "evaluation/e/metrics.json"
+
+
 def damage_inputs(root: Path) -> str:
     (root / "segmentation/s/inputs.json").write_text("{")
     return "segmentation/s/inputs.json"
@@ -246,7 +264,17 @@ def add_something(root: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    "damage", [damage_index, lose_a_marker, damage_inputs, damage_a_log, cut_features, add_something]
+    "damage",
+    [
+        damage_index,
+        lose_a_marker,
+        damage_inputs,
+        mistype,
+        nest_deeply,
+        damage_a_log,
+        cut_features,
+        add_something,
+    ],
 )
 def test_what_cannot_be_read_or_is_not_known_is_named_and_ends_with_1(
     root: str, capsys: pytest.CaptureFixture[str], damage: Any
