@@ -5,10 +5,10 @@ is known of a text is what `licence_of` and `use_of` know: any other text goes a
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Self
+from typing import Any, Self
 
 UNKNOWN = "unknown"
 _BETWEEN = "; "
@@ -195,6 +195,19 @@ def combine(terms: Iterable[Terms]) -> Terms:
     # What permits everything says nothing beside a text that may not.
     said = [strictest[0]] if strictest and (strictest[1] < Use.ANY or not unread) else []
     return Terms(_BETWEEN.join(licenses.values()) or UNKNOWN, _BETWEEN.join([*said, *unread]) or UNKNOWN)
+
+
+def sources_of(made_from: Mapping[str, Any]) -> dict[str, Terms]:
+    """Terms by what they come from, as a set's `made_from` or a model's info tells them; {} where it does not."""
+    told = made_from.get("terms")
+    found = {}
+    for name, of in told.items() if isinstance(told, Mapping) else ():
+        license, use = (
+            (of.get("license"), of.get("permitted_use")) if isinstance(of, Mapping) else (None, None)
+        )
+        if isinstance(license, str) and isinstance(use, str):
+            found[str(name)] = Terms(license, use)
+    return found
 
 
 def _parts(text: str) -> Iterable[str]:

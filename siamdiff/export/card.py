@@ -11,7 +11,7 @@ from huggingface_hub import DatasetCardData
 import siamdiff
 from siamdiff.data.manifest import Manifest
 from siamdiff.export.recipes import RECIPES
-from siamdiff.terms import NAMES, UNKNOWN, Terms, combine
+from siamdiff.terms import NAMES, UNKNOWN, Terms, combine, sources_of
 
 Layout = Literal["shards", "folder", "nnunet", "hf"]
 
@@ -125,8 +125,8 @@ def _terms(manifests: Sequence[Manifest]) -> str:
         rows.append(
             (_short(manifest), manifest.kind, manifest.license or UNKNOWN, manifest.permitted_use or UNKNOWN)
         )
-        for name, terms in (manifest.made_from.get("terms") or {}).items():
-            rows.append(("", f"from its {name}", terms["license"], terms["permitted_use"]))
+        for name, terms in sources_of(manifest.made_from).items():
+            rows.append(("", f"from its {name}", terms.license, terms.permitted_use))
     together = joined(manifests)
     asked = [("permitted", NAMES[together.use]), *(("obligation", told) for told in together.obligations)]
     asked += [("to be read by a person", text) for text in together.unread]
