@@ -12,7 +12,7 @@ from siamdiff.report.stages import Outcome, Run, SetInfo
 from siamdiff.report.svg import inline, short_id
 from siamdiff.report.tables import NONE, Cell, Line, Table, number, plain_table, words_table
 from siamdiff.run import readable_seconds
-from siamdiff.terms import Terms
+from siamdiff.terms import Terms, sources_of
 
 LOSSES = {
     "L_m": "L_m",
@@ -96,7 +96,7 @@ def _sets_table(scope: Scope) -> Tabular:
         splits = ", ".join(f"{split} {count:,}" for split, count in info.splits.items())
         cells = [
             Cell(f"{info.count:,}", (splits,)),
-            Cell(info.license, _terms_notes(info.license, info.permitted_use)),
+            Cell(info.license, _terms_notes(info)),
             Cell(info.digest, mark="code"),
         ]
         cells += [] if scope.share else [Cell(info.uri, mark="code")]
@@ -106,11 +106,13 @@ def _sets_table(scope: Scope) -> Tabular:
     return Tabular(Table(caption, titles, lines, is_prose=True), "sets")
 
 
-def _terms_notes(license: str, permitted_use: str) -> tuple[str, ...]:
-    """What is permitted, what the licences ask for, and what nobody but a person understands."""
-    terms = Terms(license, permitted_use)
+def _terms_notes(info: SetInfo) -> tuple[str, ...]:
+    """What is permitted, what the licences ask for, what only a person understands, and the terms behind it."""
+    terms = Terms(info.license, info.permitted_use)
+    sources = sources_of(info.made_from).items()
+    others = [f"from its {name}: {of.license}, {of.permitted_use}" for name, of in sources if of != terms]
     unread = (f"a person must read: {', '.join(terms.unread)}",) if terms.unread else ()
-    return (f"permitted: {permitted_use}", *terms.obligations, *unread)
+    return (f"permitted: {info.permitted_use}", *terms.obligations, *unread, *others)
 
 
 def _all_sets(scope: Scope) -> Iterator[tuple[str, str, SetInfo]]:
