@@ -186,7 +186,7 @@ def _unknown(root: Root) -> list[tuple[str, str]]:
     """Objects that no rule knows, by folder."""
     folders = Counter(name.rpartition("/")[0] for name in root.contents.unknown)
     return [
-        (storage.join(root.uri, folder).rstrip("/"), f"{count} objects of no kind that is known")
+        (storage.join(root.uri, folder).rstrip("/"), f"objects of no kind that is known: {count}")
         for folder, count in sorted(folders.items())
     ]
 

@@ -44,7 +44,7 @@ _MARKS = [
     (EVALUATION, r"metrics\.json|copies\.jsonl|agreement\.jsonl|tsne\.jsonl"),
     (RUN, r"pinned\.json"),
     (SET, r"dataset\.json|index\.parquet|plan\.json|shards/[^/]+\.(?:tar|json)"),
-    (WEIGHTS, r"siamdiff\.json|model_index\.json"),
+    (WEIGHTS, r"siamdiff\.json|model_index\.json|scheduler/scheduler_config\.json"),
     (PRIVATE, r"keys\.jsonl"),
 ]
 _STATE = "tells how a job stands: counts, times, places"

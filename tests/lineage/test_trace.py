@@ -360,3 +360,10 @@ def test_every_kind_is_traced_or_said_to_be_of_no_image(root: str) -> None:
 
 def test_what_trace_knows_of_other_rooms_is_so() -> None:
     assert (making.PREVIEWED, world.BASE_IMAGES) == (previews.COUNT, bases.MAX_IMAGES)
+
+
+def test_a_base_that_was_given_is_one_unit_of_weights() -> None:
+    names = ("scheduler/scheduler_config.json", "unet/config.json", "vae/diffusion_pytorch_model.safetensors")
+    contents = divide({f"some/base/{name}": 1 for name in names})
+    assert contents.unknown == []
+    assert [(unit.sort, unit.folder) for unit in contents.units] == [("weights", "some/base/"), ("", "")]
