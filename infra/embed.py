@@ -21,6 +21,7 @@ from siamdiff.config import Config, digest
 from siamdiff.data.shardset import ShardSet
 from siamdiff.errors import SiamdiffError
 from siamdiff.evaluation.extractors import Extractor
+from siamdiff.labels import labelled
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +64,8 @@ def embed(config: Config, extractor: Extractor, parts: Sequence[Part]) -> list[n
         )
     missing = {uri: part for uri, part in wanted.items() if uri not in features}
     for uri, made in _made(config, extractor, missing).items():
-        storage.write_bytes(uri, safetensors.numpy.save({"features": made}))
+        data = safetensors.numpy.save({"features": made}, labelled(wanted[uri].inputs()))
+        storage.write_bytes(uri, data)
         features[uri] = made
     return [features[uri] for uri in places]
 

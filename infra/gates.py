@@ -68,6 +68,7 @@ class _Kept(BaseModel):
 
     sha256: str  # of them
     limits: Limits
+    set: str | None = None  # digest of the set whose training images they are of; earlier ones do not say it
 
 
 def inputs_of(config: Config, job: Job) -> GateInputs | None:
@@ -248,4 +249,5 @@ def _embed(of: tuple[str, str], quantile: float, cache: str, about: str, worker:
     data = training.to_bytes()
     sha256 = hashlib.sha256(data).hexdigest()
     storage.write_bytes(_vectors_uri(cache, sha256), data)
-    storage.put_if_absent(about, _Kept(sha256=sha256, limits=limits).model_dump_json().encode())
+    kept = _Kept(sha256=sha256, limits=limits, set=shard_set.digest)
+    storage.put_if_absent(about, kept.model_dump_json().encode())

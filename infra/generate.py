@@ -21,6 +21,7 @@ from siamdiff.errors import AlreadyRunningError, SiamdiffError, StoppedError
 from siamdiff.export.card import Described, card
 from siamdiff.run import InUseError, Lease, lease
 from siamdiff.sampling.gates import Tally
+from siamdiff.terms import Terms, combine
 
 log = logging.getLogger(__name__)
 
@@ -138,15 +139,19 @@ def _finish(config: Config, job: Job, names: list[str], demo: bool, gates: dict[
         }
     if gates:
         made_from["gates"] = gates
+    sources = {"masks": Terms(masks.license, masks.permitted_use)}
+    if job.model:
+        sources["model"] = Terms(info["license"], info["permitted_use"])
+    terms = combine(sources.values())
     manifest = finish_set(
         job.output,
         names,
         kind="synthetic",
         resolution=job.plan.settings.resolution,
         demo=demo or masks.demo or info.get("demo", False),
-        license=_joined(masks.license, info.get("license", masks.license)),
-        permitted_use=_joined(masks.permitted_use, info.get("permitted_use", masks.permitted_use)),
-        made_from=made_from,
+        license=terms.license,
+        permitted_use=terms.permitted_use,
+        made_from=made_from | {"terms": {name: of.as_dict() for name, of in sources.items()}},
     )
     _describe(config, job)
     log.info("%d synthetic pairs: %s", manifest.count, job.output)
@@ -160,8 +165,3 @@ def _describe(config: Config, job: Job) -> None:
     storage.write_bytes(storage.join(job.output, CARD), card([Described(manifest, versions)]).encode())
     latest = {"uri": job.output, "plan": job.plan.digest}
     storage.write_json(storage.join(config.root, SYNTHETIC, LATEST), latest)
-
-
-def _joined(of_masks: str, of_model: str) -> str:
-    """Both terms where they differ: the set is bound by the one and the other."""
-    return of_masks if of_masks == of_model else f"{of_masks}; {of_model}"

@@ -1,5 +1,6 @@
 """What training and its cache begin with: a set that can be trained on, and the base."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,10 @@ from siamdiff.data.shardset import ShardSet
 from siamdiff.errors import UserError
 from siamdiff.model.sources import TINY
 from siamdiff.sections import PHANTOM
+from siamdiff.terms import NO_DERIVATIVES, Terms, Use
 from siamdiff.training import bases
+
+log = logging.getLogger(__name__)
 
 
 def ensure_data(config: Config, demo: bool) -> None:
@@ -28,7 +32,8 @@ def training_set(config: Config) -> ShardSet:
     """The set that a resolved configuration trains on.
 
     Raises:
-        UserError: no complete set, a synthetic one, one of another resolution, or one without samples for training.
+        UserError: no complete set, a synthetic one, one of another resolution, one that may not be used, or one
+            without samples for training.
     """
     assert config.data.uri
     shard_set = ShardSet.open(config.data.uri)
@@ -42,6 +47,14 @@ def training_set(config: Config) -> ShardSet:
             f"{config.data.uri} holds images of {shard_set.manifest.resolution} pixels, data.resolution is "
             f"{config.data.resolution}; give --data.resolution {shard_set.manifest.resolution} or another root"
         )
+    terms = Terms(shard_set.manifest.license, shard_set.manifest.permitted_use)
+    if terms.use is Use.NONE:
+        raise UserError(
+            f"{config.data.uri} may not be used: its permitted_use is {shard_set.manifest.permitted_use!r}; train on "
+            "another set"
+        )
+    if terms.forbids_derivatives:
+        log.warning("%s is under %s: %s", config.data.uri, terms.license, NO_DERIVATIVES)
     if not shard_set.keys("train"):
         raise UserError(
             f"{config.data.uri} has no sample in its train split (it has {shard_set.manifest.splits}); "

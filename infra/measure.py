@@ -17,7 +17,7 @@ from infra.embed import Part, cache_uri, damaged, embed, worker
 from infra.named_sets import NamedSet
 from infra.pairs import REFERENCE_SPLIT, Pairs, different_pairs, parent_pairs
 from siamdiff import storage
-from siamdiff.config import Config
+from siamdiff.config import Config, digest
 from siamdiff.data.shardset import ShardSet
 from siamdiff.evaluation.agreement import (
     BATCH_SIZE,
@@ -31,6 +31,7 @@ from siamdiff.evaluation.agreement import (
 from siamdiff.evaluation.copies import Limits, Nearest, calibrate, from_rows, nearest
 from siamdiff.evaluation.distances import paired_cosine
 from siamdiff.evaluation.extractors import EFFICIENTNET_EXTRACTOR, Extractor
+from siamdiff.labels import labelled
 from siamdiff.segmentation.networks import unet
 
 HELD_OUT = ("val", "test")
@@ -181,7 +182,9 @@ def _agreement(
     judge = _kept_judge(judge_uri, len(train.keys), steps, seed, on["device"])
     if judge is None:
         judge = Judge.train(train, steps=steps, seed=seed, device=on["device"])
-        storage.write_bytes(judge_uri, safetensors.torch.save(judge.network.state_dict()))
+        made_from = {"set": real.digest, "samples": digest(train.keys)}
+        data = safetensors.torch.save(judge.network.state_dict(), labelled(made_from))
+        storage.write_bytes(judge_uri, data)
     held_out = ShardPairs(real, [key for split in HELD_OUT for key in real.keys(split)])
     opened = {name: ShardSet.open(*of) for name, of in synthetic.items()}
     pairs = {name: ShardPairs(of, of.keys()) for name, of in opened.items()}

@@ -22,7 +22,7 @@ from packaging.requirements import Requirement
 from siamdiff import storage
 from siamdiff.config import Config
 from siamdiff.data.cache import cache_folder
-from siamdiff.data.manifest import MANIFEST
+from siamdiff.data.manifest import MANIFEST, read_manifest
 from siamdiff.data.pairing import scan
 from siamdiff.data.raw import most_frequent_reason, too_little
 from siamdiff.data.shardset import ShardSet
@@ -32,7 +32,9 @@ from siamdiff.estimate.memory import CONTEXT, Memory, processes
 from siamdiff.estimate.report import settled, training_need
 from siamdiff.model import sources
 from siamdiff.model.base import load_base
+from siamdiff.model.licences import base_terms
 from siamdiff.sections import PHANTOM
+from siamdiff.terms import NAMES, NO_DERIVATIVES, Terms, Use, combine
 from siamdiff.training import bases
 from siamdiff.training.engine import check_precision
 
@@ -78,6 +80,7 @@ def examine(config: Config) -> Iterator[Finding]:
     for check, uri, look in (
         ("weights", config.model.base, _weights),
         ("data", config.data.uri or "", _data),
+        ("terms", config.data.uri or "", _terms),
     ):
         if store_fails and uri.startswith("s3://"):
             yield Finding("warn", check, f"{uri} was not looked at; mend the store first")
@@ -364,3 +367,29 @@ def _data(config: Config) -> Iterator[Finding]:
             yield Finding("warn", "data", f"{message}; {len(rejected)} are left out, most because: {why}")
         else:
             yield Finding("ok", "data", message)
+
+
+def _terms(config: Config) -> Iterator[Finding]:
+    """What the terms of data and base let one do with the model and what it makes."""
+    of_data = Terms(config.data.license, config.data.permitted_use)
+    uri = str(config.data.uri)
+    with contextlib.suppress(SiamdiffError):  # which the check of the data tells
+        manifest = read_manifest(uri)
+        of_data = Terms(manifest.license, manifest.permitted_use)
+    if of_data.use is Use.NONE:
+        raise UserError(
+            f"{uri} may not be used: its permitted_use is {of_data.permitted_use!r}; give other data"
+        )
+    of_base = base_terms(config)
+    terms = combine([of_data] + ([of_base] if of_base else []))
+    if terms.forbids_derivatives:
+        yield Finding(
+            "warn", "terms", f"{terms.license}: {NO_DERIVATIVES}; train on other data to give the model away"
+        )
+    if terms.unread:
+        told = f"a person must find out and read: {', '.join(terms.unread)}"
+        fix = "data.license, data.permitted_use, and license and permitted_use in the base's siamdiff.json say it"
+        yield Finding("warn", "terms", f"{told}; {fix}")
+    yield Finding(
+        "ok", "terms", f"of the model and what it makes: {terms.license}; permitted: {NAMES[terms.use]}"
+    )

@@ -207,6 +207,14 @@ def read_bytes(uri: str) -> bytes:
 
 
 @_store_call
+def read_start(uri: str, size: int) -> bytes:
+    """The first bytes of an object, at most `size`. Raises FileNotFoundError where there is none."""
+    fs, path = filesystem(uri)
+    content: Any = fs.cat_file(path, start=0, end=size)
+    return content
+
+
+@_store_call
 def write_bytes(uri: str, data: bytes) -> None:
     """Writes an object, replacing what was there; a reader sees the old bytes or the new ones, never a part."""
     fs, path = filesystem(uri)

@@ -43,7 +43,17 @@ def test_a_sound_store_passes_and_nothing_is_left_behind(
     root = s3.new_root()
     code, lines, _ = doctor(capsys, config, "--root", root)
     assert (code, {line.split()[0] for line in lines.values()}) == (0, {"ok"})
-    assert lines.keys() == {"store", "versions", "estimate", "memory", "disk", "gpu", "weights", "data"}
+    assert lines.keys() == {
+        "store",
+        "versions",
+        "estimate",
+        "memory",
+        "disk",
+        "gpu",
+        "weights",
+        "data",
+        "terms",
+    }
     assert "put if absent" in lines["store"]
     assert storage.list_files(root) == {}
 
@@ -66,7 +76,7 @@ def test_credentials_that_may_only_read_are_the_users_mistake(
     code, lines, err = doctor(capsys, config, "--root", s3.new_root())
     assert (code, lines["store"][:14]) == (2, "FAIL no access")
     assert lines["data"].startswith("warn")
-    assert err.startswith("error: 1 of 8 checks fail")
+    assert err.startswith("error: 1 of 9 checks fail")
 
 
 def test_a_store_that_does_not_answer_is_not(
@@ -99,7 +109,7 @@ def test_data_and_weights_that_are_missing_are_all_told(
     root = str(tmp_path / "root")
     given = ("--root", root, "--data.source", str(tmp_path / "none"), "--model.base", str(tmp_path / "base"))
     code, lines, err = doctor(capsys, config, *given)
-    assert (code, err.split(" checks")[0]) == (2, "error: 2 of 9")
+    assert (code, err.split(" checks")[0]) == (2, "error: 2 of 11")
     assert "does not exist or is empty" in lines["data"]
     assert lines["weights"].startswith("FAIL base")
 

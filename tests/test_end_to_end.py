@@ -12,6 +12,9 @@ import webdataset as wds
 
 from siamdiff import storage, transfer
 from siamdiff.data.shardset import ShardSet
+from siamdiff.lineage.answer import trace
+from siamdiff.lineage.findings import Relation
+from siamdiff.lineage.objects import all_kinds
 from siamdiff.report.record import read_experiment
 from tests import jobs
 from tests.sets import small_config
@@ -90,6 +93,37 @@ def test_one_flipped_bit_is_found(experiment, tmp_path: Path):
     broken = verify()
     assert broken.returncode == 1
     assert shard.stem in broken.stderr
+
+
+@pytest.mark.cluster
+def test_images_are_traced_through_everything_that_was_left(experiment):
+    """A stage that leaves objects of a new kind fails here until siamdiff/lineage/objects.py knows them."""
+    root, never = experiment[0], "0123456789abcdef"
+    keys = ShardSet.open(f"{root}/data").keys()
+    answer = trace([*keys, never], [root])
+    assert answer.problems == [] and answer.exit_code == 0
+    found = {trail.key: {of.kind for of in trail.findings} for trail in answer.trails}
+    assert found.pop(never) == set()
+    traced = {kind.name for kind in all_kinds() if kind.is_traced} & answer.looked_at.keys()
+    assert traced - set().union(*found.values()) <= {
+        "logs",
+        "names of files left out",
+    }  # which name no image here
+    log = next(name for name in storage.list_files(root) if "/logs/keys/00000000-" in name)
+    consumed = json.loads(storage.read_bytes(f"{root}/{log}").splitlines()[0])["keys"][0]
+    (trail,) = (trail for trail in answer.trails if trail.key == consumed)
+    relations = {(of.relation, of.kind) for of in trail.findings}
+    for relation, kind in (
+        (Relation.HOLDS, "shards"),
+        (Relation.TRAINED, "checkpoints"),
+        (Relation.TRAINED, "weights"),
+        (Relation.TRAINED, "segmenters"),
+        (Relation.MADE, "shards"),
+        (Relation.COMPUTED, "features"),
+        (Relation.NAMES, "log of keys"),
+    ):
+        assert (relation, kind) in relations
+    assert any(of.kind == "pages" for of in trail.findings)
 
 
 @pytest.mark.cluster

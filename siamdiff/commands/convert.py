@@ -25,7 +25,9 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         "--resolution", type=int, default=384, help="side of the images the model was trained on [384]"
     )
     parser.add_argument(
-        "--license", default="unknown", help="of the model; travels to synthetic sets [unknown]"
+        "--license",
+        default="unknown",
+        help="of what the file holds; travels to models and synthetic sets [unknown]",
     )
     parser.add_argument(
         "--permitted-use", default="unknown", help="what it permits; travels likewise [unknown]"

@@ -11,6 +11,7 @@ from huggingface_hub import DatasetCardData
 import siamdiff
 from siamdiff.data.manifest import Manifest
 from siamdiff.export.recipes import RECIPES
+from siamdiff.terms import NAMES, UNKNOWN, Terms, combine, sources_of
 
 Layout = Literal["shards", "folder", "nnunet", "hf"]
 
@@ -55,7 +56,7 @@ def card(
         f"---\n{_front_matter(manifests, layout, counts)}\n---",
         f"# {_title(manifests)}",
         _warnings(manifests),
-        "## Terms\n\n" + _table(("set", "kind", "licence", "permitted use"), map(_terms, manifests)),
+        "## Terms\n\n" + _terms(manifests),
         "## Content\n\n" + _content(manifests, counts),
         "## Origin\n\n" + "\n\n".join(map(_origin, sets)),
         f"## Opening it\n\n{RECIPES[layout]}",
@@ -64,10 +65,9 @@ def card(
     return "\n\n".join(parts) + "\n"
 
 
-def joined(terms: Iterable[str]) -> str:
-    """Terms that all hold, each named once; those of a synthetic set may be several already."""
-    each = (part for term in terms for part in term.split("; ") if part)
-    return "; ".join(dict.fromkeys(each)) or "unknown"
+def joined(manifests: Iterable[Manifest]) -> Terms:
+    """The terms of several sets, which all hold."""
+    return combine(Terms(manifest.license, manifest.permitted_use) for manifest in manifests)
 
 
 def without_uris(made_from: Mapping[str, Any]) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def without_uris(made_from: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _front_matter(manifests: Sequence[Manifest], layout: Layout, counts: Mapping[str, int]) -> str:
-    license_name = joined(manifest.license for manifest in manifests)
+    license_name = joined(manifests).license
     is_known = license_name.lower() in _KNOWN_LICENSES
     more: dict[str, Any] = {} if is_known else {"license_name": license_name}
     if layout == "hf":
@@ -118,9 +118,20 @@ def _warnings(manifests: Sequence[Manifest]) -> str:
     return "\n\n".join(lines)
 
 
-def _terms(manifest: Manifest) -> tuple[object, ...]:
-    terms = manifest.license or "unknown", manifest.permitted_use or "unknown"
-    return _short(manifest), manifest.kind, *terms
+def _terms(manifests: Sequence[Manifest]) -> str:
+    """Terms of each set with where they come from, then what all of it together asks for."""
+    rows = []
+    for manifest in manifests:
+        rows.append(
+            (_short(manifest), manifest.kind, manifest.license or UNKNOWN, manifest.permitted_use or UNKNOWN)
+        )
+        for name, terms in sources_of(manifest.made_from).items():
+            rows.append(("", f"from its {name}", terms.license, terms.permitted_use))
+    together = joined(manifests)
+    asked = [("permitted", NAMES[together.use]), *(("obligation", told) for told in together.obligations)]
+    asked += [("to be read by a person", text) for text in together.unread]
+    each = _table(("set", "kind", "licence", "permitted use"), rows)
+    return f"{each}\n\nAll of these hold, and the strictest use wins:\n\n{_table(('what', 'is'), asked)}"
 
 
 def _content(manifests: Sequence[Manifest], counts: Mapping[str, int]) -> str:

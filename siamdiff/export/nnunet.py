@@ -178,6 +178,7 @@ def _dataset_json(name: str, sets: Sequence[ShardSet], training: int) -> dict[st
     if any(manifest.demo for manifest in manifests):
         about.append("Made by the demo, for looking at.")
     about.append(f"What each case is: {METADATA}.")
+    terms = joined(manifests)
     return {
         "channel_names": {"0": "R", "1": "G", "2": "B"},
         "labels": {"background": 0, "lesion": 1},
@@ -186,7 +187,7 @@ def _dataset_json(name: str, sets: Sequence[ShardSet], training: int) -> dict[st
         "overwrite_image_reader_writer": "NaturalImage2DIO",
         "name": name.partition("_")[2],
         "description": " ".join(about),
-        "licence": joined(manifest.license for manifest in manifests),
-        "permitted_use": joined(manifest.permitted_use for manifest in manifests),
+        "licence": terms.license,
+        "permitted_use": terms.permitted_use,
         "converted_by": f"siamdiff {siamdiff.__version__}",
     }

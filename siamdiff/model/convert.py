@@ -16,6 +16,9 @@ from siamdiff.model.siamese import SiameseDiffusion
 from siamdiff.model.single_file import Checkpoint, authors_state, read_checkpoint
 from siamdiff.model.sources import FILES, is_single_file, local_folder, normalize
 from siamdiff.model.weights import SAFE, some
+from siamdiff.terms import UNKNOWN
+
+_TERMS = ("license", "permitted_use")
 
 
 def import_file(source: str, target: str, supplied: str | None, about: dict[str, Any]) -> str:
@@ -26,7 +29,7 @@ def import_file(source: str, target: str, supplied: str | None, about: dict[str,
         target: URI of the folder.
         supplied: folder in diffusers' layout, or hub id, with the parts that the file lacks and, where they are not
             Stable Diffusion 1.x's, the configurations of all.
-        about: resolution, license and permitted_use of a model.
+        about: resolution of a model, license and permitted_use of a model or base.
 
     Returns:
         One line on what lies at `target` now.
@@ -60,6 +63,8 @@ def import_file(source: str, target: str, supplied: str | None, about: dict[str,
             _write_model(work / kind, folder, checkpoint, about | origin)
         else:
             load_base(str(folder), source)  # refuses what does not fit together
+            if given := {name: about[name] for name in _TERMS if about[name] != UNKNOWN}:
+                storage.write_json(str(folder / INFO), given)
         written = _publish(work / kind, target)
     return f"{kind} {target}: {f'{written} files written' if written else 'already there'}"
 

@@ -20,10 +20,12 @@ from siamdiff.errors import SiamdiffError, UserError
 from siamdiff.model.adapter import AdapterDiffusion
 from siamdiff.model.base import Base, folder_digest, load_base, write_model_index
 from siamdiff.model.controlnet import SiameseControlNetModel
+from siamdiff.model.licences import base_terms
 from siamdiff.model.siamese import SiameseDiffusion
 from siamdiff.model.sources import files_of
 from siamdiff.sampling.predictor import Control
 from siamdiff.sampling.schedulers import ddim_scheduler
+from siamdiff.terms import Terms, combine
 
 INFO = "siamdiff.json"
 FROZEN_PARTS = ("vae", "text_encoder", "tokenizer")
@@ -61,14 +63,17 @@ def save_model(
         shard_set: what it was trained on.
     """
     manifest = shard_set.manifest
+    sources = {"data": Terms(manifest.license, manifest.permitted_use)}
+    if of_base := base_terms(config, base_folder):
+        sources["base"] = of_base
     info = {
         "data_digest": shard_set.digest,
         "data_uri": shard_set.uri,
         "resolution": manifest.resolution,
         "prompt": config.data.prompt,
         "demo": manifest.demo,
-        "license": manifest.license,
-        "permitted_use": manifest.permitted_use,
+        **combine(sources.values()).as_dict(),
+        "terms": {name: terms.as_dict() for name, terms in sources.items()},
         "settings_digest": hashlib.sha256(storage.canonical_json(config.pinned())).hexdigest(),
         "train": config.train.model_dump(mode="json"),
     }

@@ -12,6 +12,7 @@ from siamdiff.report.stages import Outcome, Run, SetInfo
 from siamdiff.report.svg import inline, short_id
 from siamdiff.report.tables import NONE, Cell, Line, Table, number, plain_table, words_table
 from siamdiff.run import readable_seconds
+from siamdiff.terms import Terms, sources_of
 
 LOSSES = {
     "L_m": "L_m",
@@ -95,7 +96,7 @@ def _sets_table(scope: Scope) -> Tabular:
         splits = ", ".join(f"{split} {count:,}" for split, count in info.splits.items())
         cells = [
             Cell(f"{info.count:,}", (splits,)),
-            Cell(info.license, (f"permitted: {info.permitted_use}",)),
+            Cell(info.license, _terms_notes(info)),
             Cell(info.digest, mark="code"),
         ]
         cells += [] if scope.share else [Cell(info.uri, mark="code")]
@@ -103,6 +104,15 @@ def _sets_table(scope: Scope) -> Tabular:
     titles = ["set", "samples", "licence", "digest (SHA-256)"] + ([] if scope.share else ["place"])
     caption = "The sets, with licence and permitted use as their owners gave them"
     return Tabular(Table(caption, titles, lines, is_prose=True), "sets")
+
+
+def _terms_notes(info: SetInfo) -> tuple[str, ...]:
+    """What is permitted, what the licences ask for, what only a person understands, and the terms behind it."""
+    terms = Terms(info.license, info.permitted_use)
+    sources = sources_of(info.made_from).items()
+    others = [f"from its {name}: {of.license}, {of.permitted_use}" for name, of in sources if of != terms]
+    unread = (f"a person must read: {', '.join(terms.unread)}",) if terms.unread else ()
+    return (f"permitted: {info.permitted_use}", *terms.obligations, *unread, *others)
 
 
 def _all_sets(scope: Scope) -> Iterator[tuple[str, str, SetInfo]]:
@@ -141,10 +151,12 @@ def _models_table(scope: Scope) -> Tabular | None:
                 pinned.get("model.base", NONE),
                 pinned.get("model.control", NONE),
                 steps,
+                str(model.get("license", NONE)),
+                str(model.get("permitted_use", NONE)),
                 digest,
             ]
         )
-    titles = ["setting", "base", "control", "steps", "digest (SHA-256)"]
+    titles = ["setting", "base", "control", "steps", "licence", "permitted use", "digest (SHA-256)"]
     return Tabular(words_table("The models that were trained", titles, rows), "models") if rows else None
 
 

@@ -138,11 +138,11 @@ def _make(config: Config, shard_set: ShardSet, uri: str, held: Lease) -> None:
             prompt=config.data.prompt,
             progress=_report,
         )
-        info = (folder / INFO).read_bytes()
+        info = storage.read_json(str(folder / INFO)) | {"data_digest": shard_set.digest}
         (folder / INFO).unlink()
         held.check()
         transfer.upload_folder(uri, folder)
-        storage.write_bytes(storage.join(uri, INFO), info)
+        storage.write_json(storage.join(uri, INFO), info)
 
 
 def _report(part: str, step: int, steps: int, loss: float) -> None:

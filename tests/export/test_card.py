@@ -43,3 +43,22 @@ def test_what_a_person_wrote_cannot_break_the_table(sets: Sets) -> None:
     text = card([Described(manifest)])
     assert "| a \\| b --- # c: [ | unknown |" in text
     assert DatasetCard(text).data.get("license_name") == manifest.license
+
+
+def test_terms_are_told_with_where_they_come_from_and_what_they_ask_for(sets: Sets) -> None:
+    of_model = {"license": "creativeml-openrail-m", "permitted_use": "any"}
+    terms = {
+        "masks": {"license": "CC-BY-NC-4.0", "permitted_use": "any"},
+        "model": of_model,
+        "odd": {"license": 1},
+    }
+    manifest = ShardSet.open(sets.synthetic).manifest
+    given = {"license": "CC-BY-NC-4.0; creativeml-openrail-m", "permitted_use": "non-commercial"}
+    text = card([Described(manifest.model_copy(update=given | {"made_from": {"terms": terms}}))])
+    for expected in (
+        "|  | from its masks | CC-BY-NC-4.0 | any |", "|  | from its model | creativeml-openrail-m | any |",
+        "| permitted | non-commercial |", "| obligation | name the authors |", "| obligation | no commercial use |",
+        "| obligation | pass the licence's list of forbidden uses on, and keep to it |",
+    ):  # fmt: skip
+        assert expected in text
+    assert "from its odd" not in text

@@ -230,7 +230,7 @@ def test_copy_paste_needs_neither_model_nor_gpu(ray, root, workplace):
     copies, real = ShardSet.open(output), ShardSet.open(config.generate.masks)
     assert verify(output) == [] and len(copies) == 20
     assert (copies.manifest.license, copies.manifest.permitted_use) == ("CC-BY-4.0", "research")
-    assert copies.manifest.made_from.keys() == {"masks", "plan"}
+    assert copies.manifest.made_from.keys() == {"masks", "plan", "terms"}
     assert copies.manifest.made_from["plan"]["model"] == "copy-paste"
     for row in copies.index.to_pylist():
         assert copies.read_encoded(row["key"]).image == real.read_encoded(row["parent"]).image

@@ -92,8 +92,10 @@ def test_an_export_has_every_name_of_the_authors_model(model, parts, tmp_path):
 def test_a_file_without_a_control_network_becomes_a_base(parts, base, tmp_path, capsys):
     state = {n: v for n, v in ldm_state(parts).items() if not n.startswith("control_model.")}
     save_file(state, tmp_path / "sd.safetensors")
-    assert main(["convert", str(tmp_path / "sd.safetensors"), str(tmp_path / "sd"), "--base", str(base)]) == 0
+    command = ["convert", str(tmp_path / "sd.safetensors"), str(tmp_path / "sd"), "--base", str(base)]
+    assert main([*command, "--license", "creativeml-openrail-m"]) == 0
     assert "base" in capsys.readouterr().out
+    assert storage.read_json(str(tmp_path / "sd" / "siamdiff.json")) == {"license": "creativeml-openrail-m"}
     made = load_base(str(tmp_path / "sd"))
     torch.testing.assert_close(made.unet.state_dict(), parts["unet"].state_dict(), rtol=0, atol=0)
 

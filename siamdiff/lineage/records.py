@@ -1,0 +1,160 @@
+"""What a trace reads of the JSON that the stages left; anything else in it is passed over."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Read(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+
+
+class Settings(_Read):
+    """Of a plan."""
+
+    split: str | None = None
+    method: str = "model"
+    transforms: dict[str, object] = {}
+
+
+class Plan(_Read):
+    """plan.json; of a real set it says nothing of these."""
+
+    masks: str | None = None  # digests
+    model: str | None = None
+    training: str = ""
+    settings: Settings = Settings()
+
+
+class OfModel(_Read):
+    """The model that made a set."""
+
+    digest: str | None = None
+    data_digest: str | None = None
+
+
+class MadeFrom(_Read):
+    """`made_from` of a set's manifest."""
+
+    plan: Plan | None = None
+    model: OfModel = OfModel()
+
+
+class Revision(_Read):
+    """An earlier manifest."""
+
+    digest: str
+
+
+class Pinned(_Read):
+    """pinned.json of a run."""
+
+    data: str | None = Field(default=None, alias="digest of data")
+    base: str = Field(default="", alias="digest of base")
+    steps: int = Field(default=0, alias="train.steps")
+
+
+class Consumed(_Read):
+    """A line of a run's log of keys."""
+
+    step: int
+    keys: list[str]
+
+
+class Info(_Read):
+    """siamdiff.json of a model or a base."""
+
+    model_digest: str | None = None
+    data_digest: str | None = None
+    images_digest: str | None = None  # of a tiny base alone
+    images: int | None = None
+    license: str | None = None
+    permitted_use: str | None = None
+
+
+class Digest(_Read):
+    """A set by its content."""
+
+    digest: str | None = None
+
+
+class _Sets(_Read):
+    real: Digest = Digest()
+    synthetic: dict[str, Digest] = {}
+
+
+class _Near(_Read):
+    training: str
+
+
+class _Copies(_Read):
+    nearest: list[_Near] = []
+
+
+class Result(_Read):
+    """What an evaluation says of one set."""
+
+    shown: list[str] = []
+    contact_sheet: str | None = None
+    nearest_sheet: str | None = None
+    copies: _Copies | None = None
+
+
+class Metrics(_Read):
+    """metrics.json of an evaluation."""
+
+    sets: _Sets
+    results: dict[str, Result] = {}
+
+
+class _Test(_Read):
+    set: str
+
+
+class Inputs(_Read):
+    """inputs.json of a segmentation."""
+
+    real: str
+    synthetic: dict[str, str] = {}
+    tests: dict[str, _Test] = {}
+    trainings: dict[str, str] = {}
+
+
+class Export(_Read):
+    """export.json."""
+
+    format: str
+    sets: list[Digest] = []
+
+
+class _Setting(_Read):
+    outputs: dict[str, str] = {}
+
+
+class Experiment(_Read):
+    """experiment.json."""
+
+    settings: list[_Setting] = []
+
+
+class Cached(_Read):
+    """What a file of a cache says that it is of; those of earlier versions say nothing."""
+
+    set: str | None = None  # digests
+    samples: str | None = None
+    against: str | None = None
+    sha256: str = ""  # of the vectors beside it
+
+
+class Named(_Read):
+    """A line of a private map."""
+
+    key: str
+    image: str | None = None
+    mask: str | None = None
+
+
+class LeftOut(_Read):
+    """A line of what was left out."""
+
+    files: list[str] = []
+    reason: str = ""
+    detail: str = ""
