@@ -34,8 +34,6 @@ NODE_MEMORY = 512e9  # bytes, an assumption: of a machine with 8 GPUs
 OPEN_SECONDS, LISTED_BYTES = 3.5e-5, 2_980
 PATIENCE = {"open": 10.0, "verify": 86_400.0, "finish": 3_600.0}  # seconds after which people call it broken
 PUTS_PER_SECOND = 3_500  # of a prefix, as AWS documents for S3
-DIGITS = 64  # bytes of a hash in the index: its longest column
-OFFSETS = 2**31 - 1  # bytes that a `string` array of Arrow can hold
 
 
 @dataclass(frozen=True)
@@ -67,13 +65,6 @@ def image_limits() -> list[Limit]:
     readers = 8 * (1 + READERS)  # processes of a machine that trains on the set; each opens it
     memory = NODE_MEMORY / readers
     limits = [
-        Limit(
-            OFFSETS // DIGITS,
-            "images",
-            "declaring the set complete fails (Arrow: offset overflow): sort_by puts a column of 64-digit hashes into "
-            "one array of at most 2^31 - 1 bytes; the shards are whole and paid for",
-            "large_string while sorting, or sorting by batches; several sets meanwhile",
-        ),
         Limit(
             PER_SHARD * DRIVER_MEMORY / GATHER_BYTES,
             "images",
