@@ -12,7 +12,7 @@ import numpy as np
 from siamdiff.data.sample import Foreign, decode_mask
 from siamdiff.data.shardset import ShardSet
 from siamdiff.errors import UserError
-from siamdiff.evaluation.agreement import SIZES
+from siamdiff.evaluation.sizes import SIZES, size_class
 from siamdiff.study.folder import REAL
 
 CLASSES = tuple(name for name, _ in SIZES)
@@ -38,11 +38,6 @@ class Draw:
 
     chosen: dict[str, list[Candidate]]
     related: int
-
-
-def class_of(share: float) -> str | None:
-    """The class of a lesion that covers a share of the image; None: there is no lesion."""
-    return next((name for name, up_to in SIZES if 0 < share <= up_to), None)
 
 
 def candidates(
@@ -76,7 +71,7 @@ def _candidate(shard_set: ShardSet, key: str) -> Candidate | None:
     if isinstance(origin, Foreign) and not origin.has_mask:
         return Candidate(key, UNKNOWN, 0.0, family)
     share = float((decode_mask(sample.mask) >= 128).mean())
-    lesion = class_of(share)
+    lesion = size_class(share)
     return None if lesion is None else Candidate(key, lesion, share, family)
 
 

@@ -1,0 +1,69 @@
+"""Agreement of readers: with each other (Krippendorff's alpha) and with themselves (Cohen's weighted kappa).
+
+Alpha is that of K. Krippendorff, "Computing Krippendorff's Alpha-Reliability" (2011): 1 - observed by expected
+disagreement, over all pairs of ratings of one unit by different readers; units with fewer than two ratings count for
+nothing, so readers may be incomplete.
+"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from sklearn.metrics import cohen_kappa_score
+
+Difference = Callable[
+    [np.ndarray], np.ndarray
+]  # how often each value comes, (V,) -> squared differences (V, V)
+
+
+def nominal(totals: np.ndarray) -> np.ndarray:
+    """Squared differences of classes without an order: 0 for the same, else 1."""
+    return 1.0 - np.eye(len(totals))
+
+
+def ordinal(totals: np.ndarray) -> np.ndarray:
+    """Squared differences of ranks: how many ratings lie between two values, those of both ends counted half."""
+    upper = np.cumsum(totals)
+    between = np.abs(upper[None, :] - upper[:, None])  # counts the higher value's ratings whole
+    higher = np.maximum.outer(np.arange(len(totals)), np.arange(len(totals)))
+    lower = np.minimum.outer(np.arange(len(totals)), np.arange(len(totals)))
+    return (between + (totals[lower] - totals[higher]) / 2) ** 2
+
+
+def krippendorff_alpha(ratings: np.ndarray, values: int, difference: Difference) -> float:
+    """Krippendorff's alpha; NaN where no unit has two ratings or all ratings are the same.
+
+    Args:
+        ratings: (readers, units) of 0 to values - 1; NaN: not rated.
+        values: how many there are.
+        difference: of two values, squared: `nominal` or `ordinal`.
+    """
+    return alpha_of(coincidences(ratings, values).sum(0), difference)
+
+
+def coincidences(ratings: np.ndarray, values: int) -> np.ndarray:
+    """What each unit gives to the coincidence matrix, (units, values, values): its pairs of ratings."""
+    counts = np.stack([(ratings == value).sum(0) for value in range(values)], 1).astype(
+        np.float64
+    )  # (units, V)
+    rated = counts.sum(1)
+    pairs = counts[:, :, None] * counts[:, None, :] - np.eye(values) * counts[:, :, None]
+    return pairs * np.where(rated >= 2, 1 / np.maximum(rated - 1, 1), 0.0)[:, None, None]
+
+
+def alpha_of(matrix: np.ndarray, difference: Difference) -> float:
+    """Alpha of a coincidence matrix (values, values)."""
+    totals = matrix.sum(1)
+    squared = difference(totals)
+    count = totals.sum()
+    expected = (np.outer(totals, totals) * squared).sum()
+    if count < 2 or expected <= 0:
+        return math.nan
+    return float(1 - (count - 1) * (matrix * squared).sum() / expected)
+
+
+def weighted_kappa(first: np.ndarray, again: np.ndarray, values: int) -> float:
+    """Cohen's kappa with quadratic weights of ratings 0 to values - 1 given twice; NaN where all are the same."""
+    if len(first) < 2 or len({*first.tolist(), *again.tolist()}) < 2:
+        return math.nan
+    return float(cohen_kappa_score(first, again, labels=range(values), weights="quadratic"))
