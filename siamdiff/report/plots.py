@@ -145,14 +145,12 @@ def settings_plot(
         return _svg(figure)
 
 
-def rated(
-    panels: Mapping[str, Mapping[str, Mapping[str, Interval]]], chance: Mapping[str, float] | None = None
-) -> str:
+def rated(panels: Mapping[str, Mapping[str, Mapping[str, Interval]]], reference: str | None = None) -> str:
     """Several figures, one panel below the other: a row per method, and in it a mark with its interval per part.
 
     Args:
         panels: figure -> method -> part (all, small lesions, ...) -> value and interval; the first part is larger.
-        chance: figure -> what it comes to by chance, a dashed line.
+        reference: a method whose first part is a dashed line in every panel.
     """
     with _style():
         methods = list(dict.fromkeys(method for of in panels.values() for method in of))
@@ -163,8 +161,8 @@ def rated(
             figure.subplots(len(panels), squeeze=False)[:, 0], panels.items(), strict=True
         ):
             _bare(axes)
-            if chance and label in chance:
-                axes.axvline(chance[label], color=INK, linestyle="--", linewidth=1)
+            if reference in of:
+                axes.axvline(next(iter(of[reference].values()))[0], color=INK, linestyle="--", linewidth=1)
             for i, part in enumerate(parts):
                 at = {y + 0.7 * (i - (len(parts) - 1) / 2) / len(parts): of.get(method, {}).get(part)
                       for y, method in enumerate(methods)}  # fmt: skip

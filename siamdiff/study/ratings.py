@@ -14,6 +14,7 @@ class Again:
     """A picture that one reader judged twice: first showing, repeat."""
 
     reader: int  # row
+    picture: int  # column
     realism: tuple[int, int]  # 1 to 5
     real: tuple[int, int]  # 1: called real
 
@@ -85,7 +86,7 @@ def collect(study: Study, secret: Secret, kept: Sequence[Kept]) -> Ratings:
             confidence[r, i], seconds[r, i] = answer.confidence, answer.seconds
             if len(found) == 2 and (repeat := found[1]) is not None:
                 grades = (int(answer.realism or 0), int(repeat.realism or 0))
-                again.append(Again(r, grades, (int(answer.verdict == REAL), int(repeat.verdict == REAL))))
+                again.append(Again(r, i, grades, (int(answer.verdict == REAL), int(repeat.verdict == REAL))))
     origins = [pictures[picture] for picture in rows]
     return Ratings(
         readers=readers,

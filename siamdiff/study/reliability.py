@@ -38,28 +38,18 @@ def krippendorff_alpha(ratings: np.ndarray, values: int, difference: Difference)
         values: how many there are.
         difference: of two values, squared: `nominal` or `ordinal`.
     """
-    return alpha_of(coincidences(ratings, values).sum(0), difference)
-
-
-def coincidences(ratings: np.ndarray, values: int) -> np.ndarray:
-    """What each unit gives to the coincidence matrix, (units, values, values): its pairs of ratings."""
     counts = np.stack([(ratings == value).sum(0) for value in range(values)], 1).astype(
         np.float64
     )  # (units, V)
-    rated = counts.sum(1)
-    pairs = counts[:, :, None] * counts[:, None, :] - np.eye(values) * counts[:, :, None]
-    return pairs * np.where(rated >= 2, 1 / np.maximum(rated - 1, 1), 0.0)[:, None, None]
-
-
-def alpha_of(matrix: np.ndarray, difference: Difference) -> float:
-    """Alpha of a coincidence matrix (values, values)."""
+    counts = counts[counts.sum(1) >= 2]
+    weighted = counts / (counts.sum(1, keepdims=True) - 1)
+    matrix = weighted.T @ counts - np.diag(weighted.sum(0))  # of coincidences: pairs within units, (V, V)
     totals = matrix.sum(1)
     squared = difference(totals)
-    count = totals.sum()
-    expected = (np.outer(totals, totals) * squared).sum()
-    if count < 2 or expected <= 0:
+    expected = float((np.outer(totals, totals) * squared).sum())
+    if expected <= 0:
         return math.nan
-    return float(1 - (count - 1) * (matrix * squared).sum() / expected)
+    return float(1 - (totals.sum() - 1) * (matrix * squared).sum() / expected)
 
 
 def weighted_kappa(first: np.ndarray, again: np.ndarray, values: int) -> float:

@@ -10,7 +10,7 @@ from siamdiff.tables import Row, tabular
 
 INTERVALS = (
     "in brackets: 95% intervals for other readers and other images; in braces for these readers and other images, as "
-    "all intervals of agreement and of single readers are"
+    "those of single readers are"
 )
 
 _OPINION = ("method", "lesion", "images", "ratings", "MOS", "called real", "sure", "s")
@@ -86,8 +86,8 @@ def as_text(scores: Scores, notes: Iterable[str]) -> str:
         _aligned(
             ("Krippendorff's alpha", ""),
             [
-                ("realism (ordinal)", _told(scores.between.realism)),
-                ("real or synthetic (nominal)", _told(scores.between.verdict)),
+                ("realism (ordinal)", _twice(scores.between.realism)),
+                ("real or synthetic (nominal)", _twice(scores.between.verdict)),
             ],
         ),
         "agreement of readers with themselves, on images shown twice",

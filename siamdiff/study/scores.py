@@ -56,7 +56,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Between:
-    """Krippendorff's alpha of the readers, over images."""
+    """Krippendorff's alpha of the readers."""
 
     readers: int
     images: int  # with two ratings or more
@@ -178,7 +178,7 @@ def _recognition(ratings: Ratings, reader: str, method: str, lesion: str, chosen
 
 
 def between(ratings: Ratings) -> Between:
-    """Alpha of realism and verdict; intervals over images, for these readers."""
+    """Alpha of realism and verdict."""
     realism = _alpha(ratings.realism - SCALE[0], len(SCALE), reliability.ordinal)
     verdict = _alpha(ratings.real, 2, reliability.nominal)
     pairs = (~np.isnan(ratings.realism)).sum(0) >= 2
@@ -186,19 +186,17 @@ def between(ratings: Ratings) -> Between:
 
 
 def _alpha(ratings: np.ndarray, values: int, difference: reliability.Difference) -> Estimate:
-    units = reliability.coincidences(ratings, values)
-    units = units[units.any((1, 2))]
+    ratings = ratings[:, (~np.isnan(ratings)).sum(0) >= 2]
 
-    def alpha(_: np.ndarray, keep: np.ndarray) -> float:
-        return reliability.alpha_of(units[keep].sum(0), difference)
+    def alpha(readers: np.ndarray, images: np.ndarray) -> float:
+        kept = ratings[np.ix_(readers, images)]
+        return reliability.krippendorff_alpha(kept, values, difference)
 
-    return of_mean(measure(alpha, 1, np.zeros(len(units), int)), -1, 1)
+    return of_mean(measure(alpha, len(ratings), np.zeros(ratings.shape[1], int)), -1, 1)
 
 
 def within(ratings: Ratings) -> list[Within]:
-    """Of all readers together, then of each; intervals over pairs."""
-    if not ratings.again:
-        return []
+    """Of all readers together, then of each."""
     rows = [_within(ratings, ALL)]
     if len(ratings.readers) > 1:
         rows += [_within(ratings, reader) for reader in ratings.readers]
@@ -206,36 +204,37 @@ def within(ratings: Ratings) -> list[Within]:
 
 
 def _within(ratings: Ratings, reader: str) -> Within:
-    pairs = [pair for pair in ratings.again if reader in (ALL, ratings.readers[pair.reader])]
-    realism = np.array([pair.realism for pair in pairs], int).reshape(-1, 2) - SCALE[0]
-    real = np.array([pair.real for pair in pairs], int).reshape(-1, 2)
+    again = [pair for pair in ratings.again if reader in (ALL, ratings.readers[pair.reader])]
+    rows, columns = sorted({pair.reader for pair in again}), sorted({pair.picture for pair in again})
+    grades, verdicts = np.full((2, 2, len(rows), len(columns)), np.nan)  # each: showing, reader, picture
+    for pair in again:
+        place = (slice(None), rows.index(pair.reader), columns.index(pair.picture))
+        grades[place], verdicts[place] = np.array(pair.realism) - SCALE[0], pair.real
     return Within(
-        reader, len(pairs), _same(realism), _same(real), _kappa(realism, len(SCALE)), _kappa(real, 2)
+        reader, len(again), _same(grades), _same(verdicts), _kappa(grades, len(SCALE)), _kappa(verdicts, 2)
     )
 
 
-def _same(pairs: np.ndarray) -> Estimate:
-    """Share of pairs, int (N, 2), that are equal."""
-    same = (pairs[:, 0] == pairs[:, 1]).astype(float)
-    found = measure(lambda _, keep: _mean(same[keep]), 1, np.zeros(len(pairs), int))
-    return of_share(found, len(pairs))
+def _same(twice: np.ndarray) -> Estimate:
+    """Share of pairs that are equal, of (2, readers, pictures)."""
+    same = np.where(np.isnan(twice[0]), np.nan, twice[0] == twice[1])
+    return of_share(_mean_of(same), same.shape[1])
 
 
-def _kappa(pairs: np.ndarray, values: int) -> Estimate:
-    def kappa(_: np.ndarray, keep: np.ndarray) -> float:
-        return reliability.weighted_kappa(pairs[keep, 0], pairs[keep, 1], values)
+def _kappa(twice: np.ndarray, values: int) -> Estimate:
+    """Weighted kappa of all pairs together, of (2, readers, pictures)."""
 
-    return of_mean(measure(kappa, 1, np.zeros(len(pairs), int)), -1, 1)
+    def kappa(readers: np.ndarray, pictures: np.ndarray) -> float:
+        first, again = twice[:, readers][:, :, pictures]
+        known = ~np.isnan(first)
+        return reliability.weighted_kappa(first[known].astype(int), again[known].astype(int), values)
+
+    return of_mean(measure(kappa, twice.shape[1], np.zeros(twice.shape[2], int)), -1, 1)
 
 
 def _judged(values: np.ndarray) -> np.ndarray:
     """The columns that at least one reader judged."""
     return values[:, ~np.isnan(values).all(0)]
-
-
-def _mean(values: np.ndarray) -> float:
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if known.size else math.nan
 
 
 def _mean_of(values: np.ndarray) -> Measured:
@@ -245,8 +244,16 @@ def _mean_of(values: np.ndarray) -> Measured:
 
 def _of_groups(values: np.ndarray, groups: np.ndarray, count: int, join: Callable[..., float]) -> Statistic:
     """`join` of the means of all answers in each of `count` groups of images."""
+    known = (~np.isnan(values)).astype(float)
+    filled, members = np.nan_to_num(values), [(groups == group).astype(float) for group in range(count)]
 
     def statistic(readers: np.ndarray, images: np.ndarray) -> float:
-        return join(*(_mean(values[np.ix_(readers, images & (groups == group))]) for group in range(count)))
+        weights = readers.astype(float)
+        sums, counts = weights @ filled, weights @ known  # (images,)
+        means = []
+        for of_group in members:
+            answers = float(counts @ (of_group * images))
+            means.append(float(sums @ (of_group * images)) / answers if answers else math.nan)
+        return join(*means)
 
     return statistic

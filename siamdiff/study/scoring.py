@@ -23,6 +23,7 @@ from siamdiff.study.ratings import collect, progress
 from siamdiff.study.scores import Scores, score_ratings
 from siamdiff.tables import as_csv
 
+_PANELS = ("mean opinion score, 1 to 5 (dashed: real images)", "share called real (dashed: real images)")
 _FORMULA = "=+-@\t\r"  # with which a spreadsheet begins to reckon
 
 
@@ -95,7 +96,7 @@ def plot(scores: Scores) -> str:
             if of.value is not None:
                 interval = None if of.low is None or of.high is None else (of.low, of.high)
                 panel.setdefault(row.method, {})[row.lesion] = (of.value, interval)
-    return plots.rated(panels, {"called real": 0.5})
+    return plots.rated(panels, REAL)
 
 
 def _kept(place: Path, study: Study) -> list[Kept]:
