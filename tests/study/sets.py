@@ -31,7 +31,7 @@ def arrays(index: int, lesion: str, seed: int, side: int = SIDE) -> tuple[np.nda
     return image, mask
 
 
-def real_set(uri: str, each: int = 12, *, side: int = SIDE, extra: Sequence[str] = ()) -> ShardSet:
+def real_set(uri: str, each: int = 6, *, side: int = SIDE, extra: Sequence[str] = ()) -> ShardSet:
     """`each` JPEG images of every class in the test split, and one in the train split; `extra` classes as well."""
     lesions = [*(lesion for lesion in SHARES for _ in range(each)), *extra]
     samples = [
@@ -45,7 +45,7 @@ def real_set(uri: str, each: int = 12, *, side: int = SIDE, extra: Sequence[str]
 def synthetic_set(
     uri: str,
     seed: int,
-    each: int = 12,
+    each: int = 6,
     *,
     parents: ShardSet | None = None,
     has_mask: bool = True,
@@ -68,7 +68,7 @@ def synthetic_set(
     return finish(uri, {"fold0-000000": samples}, "synthetic", side)
 
 
-def small_study(root: Path, images: int = 16, repeats: int = 4, readers: int = 2, each: int = 12) -> Made:
+def small_study(root: Path, images: int = 16, repeats: int = 4, readers: int = 2, each: int = 6) -> Made:
     """A study of one real and two synthetic sets under `root`/study."""
     real = real_set(str(root / "real"), each)
     methods: Mapping[str, str] = {
