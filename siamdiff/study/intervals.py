@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special  # scipy.stats says the same a hundred times slower
 
 CONFIDENCE = 0.95
 _TAIL = (1 - CONFIDENCE) / 2
@@ -42,7 +42,7 @@ class Spread:
     @property
     def quantile(self) -> float:
         """Of Student's t, for an interval of CONFIDENCE."""
-        return float(stats.t.ppf(1 - _TAIL, self.freedom))
+        return float(special.stdtrit(self.freedom, 1 - _TAIL))
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Measured:
         """Two-sided, that the figure is 0; None: it cannot be reckoned."""
         if self.both is None or math.isnan(self.value):
             return None
-        return float(2 * stats.t.sf(abs(self.value) / self.both.error, self.both.freedom))
+        return float(2 * special.stdtr(self.both.freedom, -abs(self.value) / self.both.error))
 
 
 def measure(statistic: Statistic, readers: int, groups: np.ndarray) -> Measured:
@@ -131,11 +131,11 @@ def of_share(found: Measured, images: int) -> Estimate:
         if spread is None and 0 < value < 1:
             return None, None
         if spread is not None:
-            narrow = (stats.norm.ppf(1 - _TAIL) / spread.quantile) ** 2
+            narrow = (special.ndtri(1 - _TAIL) / spread.quantile) ** 2
             worth = value * (1 - value) / spread.error**2 * narrow
         yes, no = value * worth, (1 - value) * worth
-        low = float(stats.beta.ppf(_TAIL, yes, no + 1)) if yes > 0 else 0.0
-        return low, float(stats.beta.ppf(1 - _TAIL, yes + 1, no)) if no > 0 else 1.0
+        low = float(special.betaincinv(yes, no + 1, _TAIL)) if yes > 0 else 0.0
+        return low, float(special.betaincinv(yes + 1, no, 1 - _TAIL)) if no > 0 else 1.0
 
     return _estimate(found, ends)
 

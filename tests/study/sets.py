@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from scipy.ndimage import zoom
 from skimage.draw import disk
 
-from siamdiff.data.phantom import render_phantom
 from siamdiff.data.sample import EncodedSample, Foreign, Synthetic
 from siamdiff.data.shardset import ShardSet
 from siamdiff.study.making import Made, Plan, make_study
@@ -22,8 +22,10 @@ SHARES = {"small": 0.03, "medium": 0.1, "large": 0.3}
 
 
 def arrays(index: int, lesion: str, seed: int, side: int = SIDE) -> tuple[np.ndarray, np.ndarray]:
-    """A phantom, and a mask of its own that is as large as a class of lesions is."""
-    image, _ = render_phantom(seed, index, side)
+    """A soft picture, and a mask of its own that is as large as a class of lesions is."""
+    rng = np.random.default_rng([seed, index])
+    soft = zoom(rng.uniform(60, 200, (8, 8, 3)), (side / 8, side / 8, 1), order=1)
+    image = np.clip(soft + rng.normal(0, 4, soft.shape), 0, 255).astype(np.uint8)
     mask = np.zeros((side, side), np.uint8)
     if lesion != "none":
         mask[disk((side / 2, side / 2), side * (SHARES[lesion] / np.pi) ** 0.5, shape=mask.shape)] = 255

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from sklearn.metrics import cohen_kappa_score
 
 from siamdiff.study.reliability import krippendorff_alpha, nominal, ordinal, weighted_kappa
 
@@ -44,5 +45,11 @@ def test_kappa_weighs_distance():
     assert weighted_kappa(first, first, 5) == pytest.approx(1)
     near, far = np.minimum(first + 1, 4), (first + 3) % 5
     assert 1 > weighted_kappa(first, near, 5) > 0 > weighted_kappa(first, far, 5)
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        one, other = rng.integers(0, 5, (2, 12))
+        assert weighted_kappa(one, other, 5) == pytest.approx(
+            cohen_kappa_score(one, other, labels=range(5), weights="quadratic")
+        )
     assert math.isnan(weighted_kappa(first[:1], first[:1], 5))
     assert math.isnan(weighted_kappa(np.zeros(5, int), np.zeros(5, int), 5))

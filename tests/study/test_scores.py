@@ -11,7 +11,7 @@ from siamdiff.study.ratings import Ratings
 from siamdiff.study.scores import ALL, between, differences, opinions, recognitions, within
 from tests.study.simulated import MEANS, Model
 
-STUDIES = 40
+STUDIES = 40  # of few readers and images
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,9 @@ def test_agreement_holds_the_truth(studies: list[Ratings], truth: Ratings):
 
 def test_known_bias_is_recovered():
     leaning = Model(readers=4, images=60, leaning=0).draw(np.random.default_rng(3))
-    shifted = Ratings(**vars(leaning) | {"realism": np.clip(leaning.realism + np.array([1, 0, 0, -1])[:, None], 1, 5)})
+    shifted = Ratings(
+        **vars(leaning) | {"realism": np.clip(leaning.realism + np.array([1, 0, 0, -1])[:, None], 1, 5)}
+    )
     one, other = (opinions(of)[0].mos for of in (leaning, shifted))
     assert one.high is not None and one.low is not None and other.high is not None and other.low is not None
     assert other.high - other.low > 3 * (
