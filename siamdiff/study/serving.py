@@ -13,6 +13,8 @@ from siamdiff.study.answers import Answers
 from siamdiff.study.folder import ANSWERS, find, read_readers, read_study
 from siamdiff.study.server import create_app
 
+MAX_PORT = 65535
+
 
 @dataclass(frozen=True)
 class Address:
@@ -69,10 +71,12 @@ def serve(folder: str, host: str, port: int, listening: Callable[[Address], None
 
 
 def _bound(host: str, port: int) -> socket.socket:
+    if not 0 <= port <= MAX_PORT:  # getaddrinfo would take it modulo 65536
+        raise UserError(f"--port {port} is not in 0 to {MAX_PORT}")
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise UserError(
             f"--host {host} --port {port} cannot be listened on: {error}; give a free port of this machine"
         ) from error

@@ -193,7 +193,7 @@ def test_it_listens_on_this_machine_alone(made: Made):
     [
         (["NONE"], "holds no study"),
         (["PLACE", "--host", "no.such.host.invalid"], "cannot be listened on"),
-        (["PLACE", "--port", "70000"], "cannot be listened on"),
+        (["PLACE", "--port", "70000"], "not in 0 to 65535"),
         (["PLACE", "--port", "TAKEN"], "give a free port"),
     ],
 )
