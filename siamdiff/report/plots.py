@@ -161,7 +161,7 @@ def rated(panels: Mapping[str, Mapping[str, Mapping[str, Interval]]], reference:
             figure.subplots(len(panels), squeeze=False)[:, 0], panels.items(), strict=True
         ):
             _bare(axes)
-            if reference in of:
+            if reference is not None and reference in of:
                 axes.axvline(next(iter(of[reference].values()))[0], color=INK, linestyle="--", linewidth=1)
             for i, part in enumerate(parts):
                 at = {y + 0.7 * (i - (len(parts) - 1) / 2) / len(parts): of.get(method, {}).get(part)

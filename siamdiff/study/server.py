@@ -87,47 +87,16 @@ def create_app(place: Path, study: Study, readers: Readers, answers: Answers) ->
         answers: where answers are kept.
     """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, title="Reader study")
-    failures = Failures()
     _add_guards(app)
     _add_page(app)
+    _add_sessions(app, readers, answers)
 
     def signed_in(token: str | None) -> str:
         since = time.time() - SESSION_SECONDS
         reader = answers.session(_hash(token), since) if token else None
-        if reader not in study.orders:
+        if reader is None or reader not in study.orders:
             raise HTTPException(401, "sign in with your personal code")
         return reader
-
-    @app.post("/api/session", status_code=204)
-    def sign_in(body: SignIn, request: Request) -> Response:
-        address = request.client.host if request.client else ""
-        with failures.lock:
-            if failures.too_many(address):
-                raise HTTPException(
-                    429, "too many wrong codes; wait a minute", {"Retry-After": f"{FAILURE_SECONDS:.0f}"}
-                )
-            reader = reader_of(body.code, readers)
-            if reader is None:
-                failures.add(address)
-                log.warning("a wrong code was given")
-                raise HTTPException(403, "this is no code of this study")
-        token = secrets.token_urlsafe(32)
-        answers.begin_session(_hash(token), reader, time.time() - SESSION_SECONDS)
-        log.info("%s signed in", reader)
-        response = Response(status_code=204)
-        secure = request.url.scheme == "https"  # as the proxy in front says
-        response.set_cookie(
-            COOKIE, token, max_age=int(SESSION_SECONDS), httponly=True, samesite="strict", secure=secure
-        )
-        return response
-
-    @app.delete("/api/session", status_code=204)
-    def sign_out(token: Annotated[str | None, Cookie(alias=COOKIE)] = None) -> Response:
-        if token:
-            answers.end_session(_hash(token))
-        response = Response(status_code=204)
-        response.delete_cookie(COOKIE, httponly=True, samesite="strict")
-        return response
 
     @app.get("/api/study")
     def tell(token: Annotated[str | None, Cookie(alias=COOKIE)] = None) -> dict[str, Any]:
@@ -161,6 +130,42 @@ def create_app(place: Path, study: Study, readers: Readers, answers: Answers) ->
         return Response((place / IMAGES / f"{name}.png").read_bytes(), media_type="image/png")
 
     return app
+
+
+def _add_sessions(app: FastAPI, readers: Readers, answers: Answers) -> None:
+    """Signing in and out."""
+    failures = Failures()
+
+    @app.post("/api/session", status_code=204)
+    def sign_in(body: SignIn, request: Request) -> Response:
+        address = request.client.host if request.client else ""
+        with failures.lock:
+            if failures.too_many(address):
+                raise HTTPException(
+                    429, "too many wrong codes; wait a minute", {"Retry-After": f"{FAILURE_SECONDS:.0f}"}
+                )
+            reader = reader_of(body.code, readers)
+            if reader is None:
+                failures.add(address)
+                log.warning("a wrong code was given")
+                raise HTTPException(403, "this is no code of this study")
+        token = secrets.token_urlsafe(32)
+        answers.begin_session(_hash(token), reader, time.time() - SESSION_SECONDS)
+        log.info("%s signed in", reader)
+        response = Response(status_code=204)
+        secure = request.url.scheme == "https"  # as the proxy in front says
+        response.set_cookie(
+            COOKIE, token, max_age=int(SESSION_SECONDS), httponly=True, samesite="strict", secure=secure
+        )
+        return response
+
+    @app.delete("/api/session", status_code=204)
+    def sign_out(token: Annotated[str | None, Cookie(alias=COOKIE)] = None) -> Response:
+        if token:
+            answers.end_session(_hash(token))
+        response = Response(status_code=204)
+        response.delete_cookie(COOKIE, httponly=True, samesite="strict")
+        return response
 
 
 def _hash(token: str) -> str:

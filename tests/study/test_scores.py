@@ -11,19 +11,19 @@ from siamdiff.study.ratings import Ratings
 from siamdiff.study.scores import ALL, between, differences, opinions, recognitions, within
 from tests.study.simulated import MEANS, Model
 
-STUDIES = 40  # of few readers and images
+STUDIES = 20
 
 
 @pytest.fixture(scope="module")
 def truth() -> Ratings:
     """Of so many readers and images that what they say is the truth."""
-    return Model(readers=150, images=1000, repeats=400).draw(np.random.default_rng(0))
+    return Model(readers=150, images=400, repeats=200).draw(np.random.default_rng(0))
 
 
-@pytest.fixture(scope="module")
-def studies() -> list[Ratings]:
+@pytest.fixture(scope="module", params=[STUDIES, pytest.param(10 * STUDIES, marks=pytest.mark.soak)])
+def studies(request: pytest.FixtureRequest) -> list[Ratings]:
     rng = np.random.default_rng(1)
-    return [Model().draw(rng, missing=0.1 * (i % 2)) for i in range(STUDIES)]
+    return [Model().draw(rng, missing=0.1 * (i % 2)) for i in range(request.param)]
 
 
 def share_within(estimates: list[Estimate], value: float) -> float:
