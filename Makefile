@@ -27,7 +27,7 @@ setup: $(READY) ## make .venv with everything that the other targets need
 $(READY): pyproject.toml constraints.txt tests/nnunet.txt
 	@test -n "$(PYTHON)" || { echo "no Python 3.11 or 3.12 with venv found; name one: make setup PYTHON=/path/to/python3.11" >&2; exit 2; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[cluster,export,dev]' -c constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[cluster,export,study,dev]' -c constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .venv/nnunet -r tests/nnunet.txt
 	@touch $@
 

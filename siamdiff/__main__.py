@@ -3,10 +3,10 @@
 import argparse
 import sys
 
-from siamdiff.commands import convert, doctor, export, gc, masks, report, status, trace, verify
+from siamdiff.commands import convert, doctor, export, gc, masks, report, status, study, trace, verify
 from siamdiff.errors import SiamdiffError, one_line
 
-COMMANDS = (verify, gc, status, convert, doctor, export, masks, report, trace)
+COMMANDS = (verify, gc, status, convert, doctor, export, masks, report, study, trace)
 
 
 def main(argv: list[str] | None = None) -> int:

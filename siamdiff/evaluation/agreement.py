@@ -13,6 +13,7 @@ from torch import nn
 
 from siamdiff.data.shardset import ShardSet
 from siamdiff.errors import SiamdiffError
+from siamdiff.evaluation.sizes import SIZES
 from siamdiff.segmentation.metrics import dice_per_image
 from siamdiff.segmentation.networks import SMALL_UNET, unet
 from siamdiff.segmentation.train import predict, to_tensors, train_segmenter
@@ -22,7 +23,6 @@ BATCH_SIZE = 16
 DEFINITION = (
     "mean over images of the foreground Dice at threshold 0.5; images without foreground are left out"
 )
-SIZES = (("small", 0.05), ("medium", 0.15), ("large", 1.0))  # shares of the image that a mask covers, at most
 NETWORK = f"MONAI BasicUNet {SMALL_UNET}"
 _CACHED_PAIRS = 2048  # at most 128 MiB; decoding them again at every step would take longer than training
 

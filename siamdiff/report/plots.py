@@ -43,6 +43,8 @@ _SETTINGS: dict[str, Any] = {
 }
 _NOTHING = "a plot needs at least one series"
 
+Interval = tuple[float, tuple[float, float] | None]  # a value and its interval; None: it has none
+
 
 def loss_curves(series: Mapping[str, Sequence[tuple[float, float]]]) -> str:
     """Losses by training step, on a logarithmic scale.
@@ -140,6 +142,34 @@ def settings_plot(
             axes.plot(value, y, "o", ms=7, color=SERIES[0])
         _rows(axes, list(rows))
         axes.set_xlabel(figure_name)
+        return _svg(figure)
+
+
+def rated(panels: Mapping[str, Mapping[str, Mapping[str, Interval]]], reference: str | None = None) -> str:
+    """Several figures, one panel below the other: a row per method, and in it a mark with its interval per part.
+
+    Args:
+        panels: figure -> method -> part (all, small lesions, ...) -> value and interval; the first part is larger.
+        reference: a method whose first part is a dashed line in every panel.
+    """
+    with _style():
+        methods = list(dict.fromkeys(method for of in panels.values() for method in of))
+        parts = list(dict.fromkeys(part for of in panels.values() for rows in of.values() for part in rows))
+        figure, first = _canvas(methods, high=(0.8 + 0.16 * len(parts) * len(methods)) * len(panels) + 0.4)
+        figure.delaxes(first)
+        for axes, (label, of) in zip(
+            figure.subplots(len(panels), squeeze=False)[:, 0], panels.items(), strict=True
+        ):
+            _bare(axes)
+            if reference is not None and reference in of:
+                axes.axvline(next(iter(of[reference].values()))[0], color=INK, linestyle="--", linewidth=1)
+            for i, part in enumerate(parts):
+                at = {y + 0.7 * (i - (len(parts) - 1) / 2) / len(parts): of.get(method, {}).get(part)
+                      for y, method in enumerate(methods)}  # fmt: skip
+                _part(axes, {y: found for y, found in at.items() if found is not None}, i, part)
+            _rows(axes, methods)
+            axes.set_xlabel(label)
+        _legend(figure.axes[0])
         return _svg(figure)
 
 
@@ -263,12 +293,25 @@ def _canvas(series: Any, wide: float = WIDE, high: float = HIGH) -> tuple[Figure
     figure = Figure(figsize=(wide, high), layout="constrained")
     figure.patch.set_visible(False)
     FigureCanvasSVG(figure)
-    axes = figure.add_subplot()
+    return figure, _bare(figure.add_subplot())
+
+
+def _bare(axes: Axes) -> Axes:
+    """Without a frame or a ground of its own."""
     axes.patch.set_visible(False)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(True, color=GRID, linewidth=0.7)
     axes.set_axisbelow(True)
-    return figure, axes
+    return axes
+
+
+def _part(axes: Axes, at: Mapping[float, Interval], i: int, name: str) -> None:
+    """Marks of one part, by the place of their row, each with its interval."""
+    for y, (_, interval) in at.items():
+        if interval is not None:
+            axes.plot(interval, [y, y], color=_of(SERIES, i), linewidth=1.2 if i else 2.2)
+    values = [value for value, _ in at.values()]
+    axes.plot(values, list(at), _of(MARKERS, i), ms=4.5 if i else 7, color=_of(SERIES, i), label=name)
 
 
 def _rows(axes: Axes, names: list[str]) -> None:

@@ -17,6 +17,15 @@ ALL = {
         {"real": (0.7, None, [0.7]), "more": (0.8, 0.1, [0.7, 0.9])}, 0.7, "Dice"
     ),
     "settings_plot": lambda: plots.settings_plot({"a": (1.0, (0.9, 1.1)), "b": (2.0, None)}, "FID", 0.5),
+    "rated": lambda: plots.rated(
+        {
+            "MOS": {
+                "real": {"all": (4.0, (3.5, 4.5)), "small": (4.0, None)},
+                "ours": {"all": (3.0, (1.0, 5.0))},
+            }
+        },
+        "real",
+    ),
     "shares": lambda: plots.shares({"real": np.array([1.0, 2.0]), "none": np.array([0.0])}, "size"),
     "numbers": lambda: plots.numbers({"real": {"1": 0.9, "2": 0.1}, "made": {"1": 1.0, "2": 0.0}}, "lesions"),
     "centres": lambda: plots.centres("real", np.abs(POINTS) % 1),
