@@ -3,10 +3,10 @@
 import argparse
 import sys
 
-from siamdiff.commands import convert, doctor, export, gc, masks, report, status, verify
+from siamdiff.commands import convert, doctor, export, gc, masks, privacy, report, status, verify
 from siamdiff.errors import SiamdiffError, one_line
 
-COMMANDS = (verify, gc, status, convert, doctor, export, masks, report)
+COMMANDS = (verify, gc, status, convert, doctor, export, masks, report, privacy)
 
 
 def main(argv: list[str] | None = None) -> int:
