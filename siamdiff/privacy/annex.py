@@ -22,8 +22,8 @@ NAMES = {
 SHOWN, SUSPECTS = 48, 12  # pairs, and images with suspected text, that a page shows at most
 _MARKS: dict[Verdict, str] = {"pass": "good", "look": "warn", "fail": "bad", "not done": ""}
 _UNSEEN = (
-    "Copies that were changed in other ways than those that were tried: shifted by a tenth, turned by other angles than "
-    "quarters, bent, or of a part of an image. What was tried, and how many of each were found, is in docs/privacy.md.",
+    "Copies that were changed in other ways than those that were tried: shifted by a tenth, turned by other angles "
+    "than quarters, bent, or of a part of an image. docs/privacy.md says what was tried, and how many were found.",
     "A patient's anatomy in another pose or light: the distances know likeness of pictures, not identity of people.",
     "Whether the set tells somebody who already knows much about a patient that this patient was among the training "
     "images. The attacks here are simple ones; stronger ones exist, with models trained for comparison.",
@@ -68,8 +68,8 @@ def _copies(
         return blocks
     nominal = f"{2 * found.quantile:.1%} at most"
     rows = [
-        ["synthetic images over the threshold", *_share(found.over), NONE],
-        ["held-out real images of other groups over it", *_share(found.held_out_over), nominal],
+        ["synthetic images", *_share(found.over), NONE],
+        ["held-out real images", *_share(found.held_out_over), nominal],
     ]
     titles = ["", "images", "share", "95% interval", "meant"]
     blocks += [
@@ -231,8 +231,8 @@ def _metadata(report: Report) -> list[Block]:
     blocks.append(
         note(
             "Looked at: every image and mask (EXIF, XMP, IPTC, text, comments, colour profiles, thumbnails, bytes "
-            "after the end), every description (names of files and people, dates, long numbers, e-mail addresses, DICOM "
-            "identifiers), the archives' headers, and all other files in the set's folder."
+            "after the end), every description (names of files and people, dates, long numbers, e-mail addresses, "
+            "DICOM identifiers), the archives' headers, and all other files in the set's folder."
         )
     )
     return blocks

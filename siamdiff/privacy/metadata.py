@@ -31,6 +31,7 @@ from siamdiff.privacy.wording import (
 )
 
 PLACES = 12  # of each kind that are named
+NAMED = 5  # kinds in the sentence that tells of them
 MAX_TEXT = 64 * 2**20  # bytes of a file of the set that is searched
 OWNER, TIME, BETWEEN = "owner in the archive", "time in the archive", "bytes between the archive's members"
 HEADER, FOREIGN_JSON = "unusual archive header", "JSON in another form than Siamdiff writes"
@@ -178,7 +179,8 @@ def _said(found: list[Found], names: int | None) -> str:
     )
     if not found:
         return f"Images and masks hold pixels and nothing else, their descriptions nothing out of place; {looked}."
-    kinds = ", ".join(f"{one.kind} ({one.count:,})" for one in found)
+    kinds = ", ".join(f"{one.kind} ({one.count:,})" for one in found[:NAMED])
+    kinds += f" and {len(found) - NAMED} kinds more" if len(found) > NAMED else ""
     return f"Found: {kinds}; {looked}."
 
 

@@ -10,13 +10,20 @@ from siamdiff.privacy.inputs import TRAIN
 from siamdiff.privacy.record import Attack, Membership, Nearness, Pair, Share, Spread
 from siamdiff.privacy.spaces import CHUNK, Compared, Distances, Embedder, Views, calibrate, of_other_groups
 from siamdiff.privacy.spaces import joined as joined_views
-from siamdiff.privacy.statistics import FALSE_POSITIVES, SUBSTANTIAL, Scores, attack, share_of, verdict_of
+from siamdiff.privacy.statistics import (
+    FALSE_POSITIVES,
+    FEW,
+    SUBSTANTIAL,
+    Scores,
+    attack,
+    share_of,
+    verdict_of,
+)
 from siamdiff.privacy.text import text_suspicion
 from siamdiff.report.pictures import annotation
 
 PERCENTILES = (1, 5, 25, 50, 75, 95)
 SHOWN = 12  # nearest pairs that the record names, at least; all that are over are named in `over_keys`
-FEW = 30  # held-out images, below which nothing is said about them
 
 
 @dataclass(frozen=True)
@@ -208,6 +215,8 @@ def membership_of(attacks: Sequence[Attack], real: Real, how: str) -> Membership
     )
     if verdict == "pass":
         told += " That is evidence of no leak on average, no proof for each image."
+    elif min(leading.members, leading.others) < FEW:
+        told += f" With fewer than {FEW} images a side that says nothing."
     elif verdict == "look" and leading.low <= 0.5:
         told += f" There are too few images to exclude {SUBSTANTIAL:.0%}."
     if leading.true_positive_rate is None:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from textwrap import shorten
 
 from siamdiff.data.shardset import ShardSet
 from siamdiff.privacy import annex
@@ -12,6 +13,7 @@ from siamdiff.report.page import filled, styles_of
 
 TEMPLATE, STYLES = "privacy.html.jinja", "privacy.css"
 WORDS: dict[Verdict, str] = {"pass": "pass", "look": "look", "fail": "fail", "not done": "not done"}
+MOST_TERMS = 160  # letters of a licence that the first page shows; people may have written pages
 _HEADS: dict[Verdict, str] = {
     "pass": "No check found a reason to keep this set in the building.",
     "look": "A person has to look at something before this set leaves the building.",
@@ -63,7 +65,7 @@ def page_of(report: Report, json_digest: str, pairs: Sequence[Pair], sets: "Sets
     return PrivacyPage(
         title="Privacy report of a synthetic set",
         subtitle=f"{count:,} images of {side} x {side} pixels with masks, set {report.synthetic.digest[:16]}",
-        date=report.date,
+        date=f"{report.date[:10]}, {report.date[11:16]} UTC",
         share=share,
         demo=report.demo,
         verdict=report.verdict,
@@ -132,7 +134,7 @@ def _facts(report: Report) -> list[tuple[str, str]]:
         )
     else:
         facts.append(("Trained on", "unknown"))
-    facts.append(("Licence; permitted use", report.synthetic.terms))
+    facts.append(("Licence; permitted use", shorten(report.synthetic.terms, MOST_TERMS, placeholder=" ...")))
     return facts
 
 

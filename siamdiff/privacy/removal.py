@@ -46,8 +46,6 @@ def write_without(of: ShardSet, report: Report, target: str) -> int:
         raise UserError(
             f"all {len(of)} images of {of.uri} are over the threshold, so nothing would be left; draw another set"
         )
-    if _is_inside(target, of.uri):
-        raise UserError(f"{target} lies in {of.uri}, which would no longer be whole; name a folder beside it")
     with writing(target, OPTION, MANIFEST) as uri:
         names = [name for shard in of.manifest.shards if (name := _copy(of, shard.name, uri, dropped))]
         manifest = of.manifest
@@ -64,6 +62,19 @@ def write_without(of: ShardSet, report: Report, target: str) -> int:
         versions = read_marker(uri, names[0]).made_by.get("versions", {})
         storage.write_bytes(storage.join(uri, CARD), card([Described(finished, versions)]).encode())
     return len(dropped)
+
+
+def refuse_target(of: ShardSet, target: str) -> None:
+    """Tells before an hour's work that a new set cannot be written.
+
+    Raises:
+        UserError: something lies at the target, or it is in the set.
+    """
+    target = storage.normalize(target)
+    if f"{target}/".startswith(f"{of.uri}/"):
+        raise UserError(f"{target} lies in {of.uri}, which would no longer be whole; name a folder beside it")
+    if storage.list_files(target):
+        raise UserError(f"{target} is there already and not an empty folder; name another with {OPTION}")
 
 
 def _copy(of: ShardSet, name: str, uri: str, dropped: Collection[str]) -> str | None:
@@ -96,7 +107,3 @@ def _made_from(of: ShardSet, report: Report, dropped: list[str]) -> dict[str, An
         },
         "training": {"uri": training.uri, "digest": training.digest} if training else {},
     }
-
-
-def _is_inside(target: str, folder: str) -> bool:
-    return f"{target}/".startswith(f"{folder}/")

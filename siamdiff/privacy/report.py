@@ -12,7 +12,7 @@ from siamdiff.privacy.examine import Examined, Settings, examine
 from siamdiff.privacy.inputs import Inputs, find_inputs
 from siamdiff.privacy.page import Sets, page_of, render
 from siamdiff.privacy.record import About, Pair, Report, to_bytes
-from siamdiff.privacy.removal import write_without
+from siamdiff.privacy.removal import refuse_target, write_without
 
 FOLDER = "privacy"  # beside the sets
 PAGE, DATA = "privacy.html", "privacy.json"
@@ -63,6 +63,8 @@ def write_report(
         raise UserError(
             f"{folder} lies in the set, which would no longer be whole; name another with --output"
         )
+    if without is not None:
+        refuse_target(inputs.synthetic, without)
     examined = examine(inputs, settings, now)
     report = examined.report.model_copy(update={"contains": _contains(examined)})
     _write(folder, (PAGE, DATA), report, examined.pairs, inputs)

@@ -12,6 +12,7 @@ from siamdiff.privacy.record import Attack, Share, Verdict
 RESAMPLES = 1000
 FALSE_POSITIVES = 0.01  # at which true positives are told (Carlini et al. 2022)
 SUBSTANTIAL = 0.6  # an AUC wholly above it fails; one that may reach it is to be looked at
+FEW = 30  # images a side, below which an attack that fails says nothing
 MOST = 2000  # images a side that an attack is reckoned on: pairs of them are held at once
 
 
@@ -66,9 +67,14 @@ def attack(name: str, members: Scores, others: Scores, seed: int) -> Attack:
 
 
 def verdict_of(attacks: Sequence[Attack]) -> Verdict:
-    """fail: an interval lies above SUBSTANTIAL; pass: all hold 0.5 or less and end below SUBSTANTIAL; else look."""
+    """fail: an interval lies above SUBSTANTIAL; pass: all hold 0.5 or less and end below SUBSTANTIAL; else look.
+
+    With FEW images none passes.
+    """
     if any(one.low > SUBSTANTIAL for one in attacks):
         return "fail"
+    if any(min(one.members, one.others) < FEW for one in attacks):
+        return "look"
     return "pass" if all(one.low <= 0.5 and one.high <= SUBSTANTIAL for one in attacks) else "look"
 
 
