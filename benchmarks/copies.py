@@ -20,7 +20,7 @@ import torch
 from PIL import Image, ImageFilter
 
 from benchmarks.common import parser, show
-from siamdiff.evaluation.copies import CopyFilter, Limits, Training, calibrate
+from siamdiff.evaluation.copies import Limits, Training, calibrate, nearest
 from siamdiff.privacy import spaces
 
 FOLDS = 9
@@ -108,40 +108,38 @@ class _Detectors:
 
     def __init__(self, views: spaces.Views, quantile: float) -> None:
         groups = [str(number) for number in range(len(views))]
-        reference = Training(views.features, views.pixels[0])
-        self.copies = CopyFilter(reference, calibrate(reference, groups, quantile))
+        self.reference = Training(views.features, views.pixels[0])
+        self.limits = calibrate(self.reference, groups, quantile)
         self.real = spaces.Compared(views)
-        self.limits = spaces.calibrate(spaces.of_other_groups(self.real, groups), groups, quantile)
-        self._embed = spaces.Embedder()
+        self.wide = spaces.calibrate(spaces.of_other_groups(self.real, groups), groups, quantile)
 
-    def found(self, images: Images) -> dict[str, int]:
-        """How many of the images are copies, by the name of what found them."""
-        features, pixels = self.copies(images)
-        limits = self.copies.limits
-        by = {"features": features <= limits.features, "pixels": pixels <= limits.pixels}
-        by["either"] = by["features"] | by["pixels"]
-        closeness = self.real.distances(self._embed(images)).closeness(self.limits)
-        by["report"] = closeness.min(1) <= 1
+    def found(self, views: spaces.Views) -> dict[str, int]:
+        """How many images are copies, by the name of what found them."""
+        of = nearest(Training(views.features, views.pixels[0]), self.reference, self.limits)
+        by = {"features": of.features <= self.limits.features, "pixels": of.pixels <= self.limits.pixels}
+        by["either"] = of.is_copy
+        by["report"] = self.real.distances(views).closeness(self.wide).min(1) <= 1
         return {name: int(which.sum()) for name, which in by.items()}
 
 
 def measure(images: Images, quantile: float, given: int) -> dict[str, Any]:
     """{"new": counts, "limits" and "report_limits": of the last reference, "given": {disturbance: counts}}."""
-    whole = spaces.Embedder()(images)
+    embed = spaces.Embedder()
+    whole = embed(images)
     fold_of = np.random.default_rng(0).permutation(len(images)) % FOLDS
     new = {"features": 0, "pixels": 0, "either": 0, "report": 0}
     for fold in range(FOLDS):
         others = np.flatnonzero(fold_of != fold)
         detectors = _Detectors(whole[others], quantile)
-        for name, count in detectors.found(images[fold_of == fold]).items():
+        for name, count in detectors.found(whole[np.flatnonzero(fold_of == fold)]).items():
             new[name] += count
     chosen = images[others[:given]]
-    found = {name: detectors.found(disturb(chosen)) for name, disturb in DISTURBANCES.items()}
+    found = {name: detectors.found(embed(disturb(chosen))) for name, disturb in DISTURBANCES.items()}
     return {
         "images": len(images),
         "new": new,
-        "limits": detectors.copies.limits,
-        "report_limits": detectors.limits,
+        "limits": detectors.limits,
+        "report_limits": detectors.wide,
         "given": found,
     }
 

@@ -59,9 +59,8 @@ class Examined:
 class _Samples:
     """Takes the samples of a synthetic set, for the checks that look at pixels."""
 
-    def __init__(self, neighbours: Neighbours | None, device: str) -> None:
-        self._neighbours = neighbours
-        self._embed = Embedder(device) if neighbours else None
+    def __init__(self, neighbours: Neighbours | None, embed: Embedder) -> None:
+        self._neighbours, self._embed = neighbours, embed
         self._annotations = neighbours.real.annotations if neighbours else frozenset()
         self.count, self.equal_masks = 0, 0
         self.suspects: list[tuple[int, str]] = []  # (-score, key)
@@ -77,7 +76,7 @@ class _Samples:
                 self.suspects = sorted([*self.suspects, (-suspicion.score, sample.meta.key)])[:SUSPECTS]
             if self._annotations and sample.mask.any():
                 self.equal_masks += annotation(sample.mask) in self._annotations
-        if self._neighbours and self._embed:
+        if self._neighbours:
             views = self._embed(np.stack([sample.image for sample in samples]))
             self._neighbours.add([sample.meta.key for sample in samples], views)
 
@@ -123,9 +122,10 @@ def examine(inputs: Inputs, settings: Settings, now: datetime) -> Examined:
         SiamdiffError: the set, the training set or the model is damaged.
     """
     training, names = inputs.training, source_names(inputs.training)
-    real = read_real(training, Embedder(settings.device)) if training else None
+    embed = Embedder(settings.device)
+    real = read_real(training, embed) if training else None
     neighbours = Neighbours(real, settings.quantile, settings.device) if real else None
-    samples, scan = _Samples(neighbours, settings.device), MetadataScan(names)
+    samples, scan = _Samples(neighbours, embed), MetadataScan(names)
     _pass(inputs, samples, scan)
     nearness, pairs, membership = _compared(neighbours, inputs)
     of_model = _of_model(inputs, real, settings)

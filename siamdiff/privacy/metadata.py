@@ -132,8 +132,12 @@ class MetadataScan:
                 self._add(BETWEEN, f"shards/{name}.tar")
 
     def _sample(self, key: str, data: bytes) -> None:
-        values = json.loads(data)  # whoever gave the rows has read it
-        if storage.canonical_json(values) != data:
+        try:
+            values = json.loads(data)
+            is_ours = storage.canonical_json(values) == data
+        except (ValueError, RecursionError):  # which other readers of JSON may take
+            values, is_ours = {}, False
+        if not is_ours:  # such as a name given twice, the first time to be hidden by the second
             self._add(FOREIGN_JSON, f"{key}.json")
             self._text(data.decode(errors="replace"), f"{key}.json", EVERYWHERE)
         for path, text in strings(values):

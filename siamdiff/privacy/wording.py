@@ -21,7 +21,9 @@ EVERYWHERE = {
     "person's folder": re.compile(r"/(?:home|Users)/(?!runner\b|user\b|ubuntu\b)[\w.-]+"),
 }
 OF_SAMPLES = EVERYWHERE | {
-    "file name": re.compile(r"[\w-]+\.(?:dcm|jpe?g|png|tiff?|bmp|gif|webp|nii|avi|mp4)\b", re.I),
+    "file name": re.compile(
+        r"(?<![\w-])[\w-]{1,128}\.(?:dcm|jpe?g|png|tiff?|bmp|gif|webp|nii|avi|mp4)\b", re.I
+    ),
     "date": re.compile(f"{_DATE}|{_WRITTEN_DATE}"),
     "long number": re.compile(r"\d{6,}"),
 }
@@ -46,7 +48,8 @@ def kinds_in(text: str, patterns: dict[str, re.Pattern[str]], names: Collection[
 
 
 def _tokens(text: str) -> Iterator[str]:
-    for token in _TOKEN.findall(text.lower()):
+    for found in _TOKEN.finditer(text.lower()):
+        token = found[0]
         yield token
         yield token.strip(".-_")
         yield token.rpartition(".")[0]

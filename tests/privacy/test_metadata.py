@@ -14,10 +14,19 @@ from PIL import Image, PngImagePlugin
 
 from siamdiff import storage
 from siamdiff.data.sample import EncodedSample
-from siamdiff.data.shards import index_tar, tar_uri
+from siamdiff.data.shards import build_tar, index_tar, tar_uri
 from siamdiff.data.shardset import ShardSet
 from siamdiff.privacy.containers import BROKEN, THUMBNAIL, TRAILING, extras
-from siamdiff.privacy.metadata import BETWEEN, LINK, OWNER, STRANGE_FILE, TIME, MetadataScan, source_names
+from siamdiff.privacy.metadata import (
+    BETWEEN,
+    FOREIGN_JSON,
+    LINK,
+    OWNER,
+    STRANGE_FILE,
+    TIME,
+    MetadataScan,
+    source_names,
+)
 from siamdiff.privacy.record import Metadata
 from siamdiff.privacy.wording import OF_SAMPLES, SOURCE_NAME, kinds_in, names_of
 from tests.privacy.sets import drawn, phantoms, real_set, synthetic_set
@@ -230,3 +239,22 @@ def test_names_of_sources_are_read_beside_the_training_set(tmp_path: Path):
     assert source_names(real) == {"mueller_0042.png", "mueller_0042", "a.png", "patient-7"}
     (private / "keys.jsonl").write_text("not JSON")
     assert source_names(real) is None
+
+
+def test_what_a_description_says_twice_is_found(tmp_path: Path):
+    sample = drawn(IMAGE, 0)
+    data = build_tar([sample])
+    (row,) = index_tar(data, "fold0-000000")
+    meta = data[row.meta_offset : row.meta_offset + row.meta_size]
+    twice = meta.replace(b'"prompt":"a polyp"', b'"prompt":"MUELLER^ANNA","prompt":"a polyp"')
+    members = {f"{sample.meta.key}.json": twice}
+    members |= {f"{sample.meta.key}.mask.png": sample.mask, f"{sample.meta.key}.png": sample.image}
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    scan = MetadataScan(None)
+    scan.shard("fold0-000000", buffer.getvalue(), index_tar(buffer.getvalue(), "fold0-000000"))
+    assert kinds(scan.outcome()) == {FOREIGN_JSON: 1, "name as in DICOM": 1}

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from siamdiff import storage
 from siamdiff.__main__ import main
 from siamdiff.data.sample import Synthetic
 from siamdiff.data.shardset import ShardSet, verify
@@ -19,10 +20,11 @@ from siamdiff.privacy.record import Report
 from siamdiff.privacy.report import Written, write_report
 from siamdiff.sampling.audit import audit_of
 from tests.privacy.sets import compressed, drawn, noisy, phantoms, real_set, synthetic_set
+from tests.s3 import S3Server
 from tests.tiny_model import write_model
 
 NOW = datetime(2026, 11, 29, 12, tzinfo=UTC)
-TRAINING, HELD_OUT, NEW = 24, 4, 4
+TRAINING, HELD_OUT, NEW = 12, 4, 4
 SETTINGS = Settings(quantile=0.2, members=4)  # of 12 groups the least that gives a threshold
 WAYS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "as it is": lambda image: image,
@@ -43,7 +45,7 @@ def planted(images: np.ndarray) -> dict[str, np.ndarray]:
     side = images.shape[1]
     found = {}
     for i, (way, disturb) in enumerate(WAYS.items()):
-        image = np.ascontiguousarray(disturb(images[3 * i]))
+        image = np.ascontiguousarray(disturb(images[i]))
         if image.shape[0] < side:
             image = np.pad(image, ((0, side - image.shape[0]), (0, side - image.shape[1]), (0, 0)), "edge")
         found[way] = image
@@ -55,7 +57,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A real set with its private files, a model, a synthetic set with planted copies."""
     folder = tmp_path_factory.mktemp("privacy")
     images = phantoms(TRAINING + HELD_OUT)
-    real = real_set(f"{folder}/data", images, HELD_OUT)
+    real = real_set(f"{folder}/data", images, HELD_OUT, grouped=False)
     private = folder / "private" / "data"
     private.mkdir(parents=True)
     (private / "keys.jsonl").write_text(
@@ -109,7 +111,7 @@ def test_the_training_image_is_named(made: Written, root: Path, keys: dict[str, 
     named = {pair.key: pair.training for pair in made.report.nearness.nearest}
     for i, way in enumerate(WAYS):
         training = named[keys[way]]
-        assert training and np.array_equal(real.read(training).image, images[3 * i]), way
+        assert training and np.array_equal(real.read(training).image, images[i]), way
 
 
 def test_every_check_was_made(made: Written):
@@ -117,7 +119,8 @@ def test_every_check_was_made(made: Written):
     assert "not done" not in verdicts.values()
     assert verdicts["Metadata"] == verdicts["Masks drawn on real images"] == "pass"
     assert [one.name for one in made.report.model_membership.attacks] == ["loss of the model"]
-    assert made.report.membership.held_out_groups == HELD_OUT // 2
+    assert made.report.membership.held_out_groups == HELD_OUT
+    assert "every training image is a group of its own" in made.report.nearness.basis
     assert all(one.true_positive_rate is None for one in made.report.membership.attacks)
     assert "too few to tell" in made.report.membership.said
 
@@ -146,13 +149,27 @@ def test_the_new_set_passes_and_its_own_report_finds_all_that_it_needs(made: Wri
     assert "8 samples were removed" in again.report.origin
 
 
-def test_the_same_inputs_give_the_same_bytes_but_for_the_date(made: Written, root: Path, tmp_path: Path):
-    later = datetime(2027, 1, 1, tzinfo=UTC)
-    again = write_report(
-        f"{root}/synthetic/a", SETTINGS, later, output=str(tmp_path / "r"), without=f"{tmp_path}/w"
+def test_the_same_inputs_give_the_same_bytes_but_for_the_date(tmp_path: Path):
+    images = phantoms(6, side=32)
+    samples = [drawn(image, i) for i, image in enumerate([images[0], phantoms(1, 3, 32)[0]])]
+    synthetic_set(f"{tmp_path}/s", samples, real_set(f"{tmp_path}/data", images, 2))
+    first, second = (
+        write_report(
+            f"{tmp_path}/s",
+            SETTINGS,
+            datetime(year, 1, 1, tzinfo=UTC),
+            output=f"{tmp_path}/{year}",
+            without=f"{tmp_path}/w{year}",
+        )
+        for year in (2026, 2027)
     )
-    assert again.report.model_copy(update={"date": made.report.date}) == made.report
-    assert ShardSet.open(f"{tmp_path}/w").digest == ShardSet.open(f"{root}/synthetic/without").digest
+    pages = [Path(of.folder, "privacy.html").read_text() for of in (first, second)]
+    digests = [
+        hashlib.sha256(Path(of.folder, "privacy.json").read_bytes()).hexdigest() for of in (first, second)
+    ]
+    assert pages[0].replace("2026-", "2027-").replace(digests[0], digests[1]) == pages[1]
+    assert second.report.model_copy(update={"date": first.report.date}) == first.report
+    assert ShardSet.open(f"{tmp_path}/w2026").digest == ShardSet.open(f"{tmp_path}/w2027").digest
 
 
 def test_page_and_data_name_each_other(made: Written):
@@ -223,6 +240,18 @@ def test_another_training_set_than_the_named_one_is_told(tmp_path: Path):
     synthetic_set(f"{tmp_path}/s", samples, real)
     report = write_report(f"{tmp_path}/s", SETTINGS, NOW, training=other.uri).report
     assert report.nearness.verdict == "look" and "another digest" in report.nearness.said
+
+
+def test_a_set_in_a_store_is_reported_on_and_filtered_there(s3: S3Server):
+    root = s3.new_root()
+    images = phantoms(8, side=32)
+    real = real_set(f"{root}/data", images, 2)
+    samples = [drawn(image, i) for i, image in enumerate([images[0], *phantoms(2, 3, 32)])]
+    synthetic_set(f"{root}/s", samples, real)
+    written = write_report(f"{root}/s", SETTINGS, NOW, without=f"{root}/w")
+    assert written.report.nearness.over_keys == [samples[0].meta.key]
+    assert storage.exists(f"{root}/privacy/{written.report.synthetic.digest[:16]}/privacy.json")
+    assert verify(f"{root}/w", audit_of) == [] and len(ShardSet.open(f"{root}/w")) == 2
 
 
 def test_copied_pairs_are_all_found_and_nothing_is_left(tmp_path: Path):

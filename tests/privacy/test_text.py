@@ -61,8 +61,8 @@ def test_noise_is_looked_at_in_time():
 
 def test_real_dates_are_found_and_tissue_is_not_taken_for_text(shared: Path):
     folder = shared / "data" / "kvasir_seg" / "images"
-    images = photographs(folder, 60, 256)
+    images = photographs(folder, 30, 256)
     suspected = [text_suspicion(image).is_suspected for image in images]
-    assert sum(suspected) > 20  # more than half of the photographs bear a date at the left
+    assert sum(suspected) > 10  # more than half of the photographs bear a date at the left
     right = np.ascontiguousarray(images[:, 64:192, 128:])  # tissue alone
     assert sum(text_suspicion(image).is_suspected for image in right) <= 1
