@@ -36,8 +36,8 @@ def browser() -> Iterator[Browser]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A report in which most fails, with much to say."""
     root = tmp_path_factory.mktemp("page")
-    images = phantoms(14, side=32)
-    real = real_set(f"{root}/data", images, 4)
+    images = phantoms(8, side=32)
+    real = real_set(f"{root}/data", images, 2)
     prompt = "seen 19610312, anna@clinic.example, MUELLER^ANNA, 1.2.840.113619.2.55.3, IMG_1.dcm, 4711882991"
     samples = [drawn(image, i, prompt=prompt) for i, image in enumerate([*images[:2], *phantoms(2, 5, 32)])]
     synthetic_set(f"{root}/s", samples, real)

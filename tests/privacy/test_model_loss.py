@@ -58,6 +58,7 @@ def test_another_set_than_the_models_is_not_asked_about(made: tuple[str, ShardSe
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(1200)
 def test_a_model_that_learnt_its_pairs_by_heart_gives_them_away(tmp_path: Path):
     """UNet and control trained on eight pairs, at the timesteps that are asked about, until they know them."""
     from safetensors.torch import load_file, save_file
@@ -81,10 +82,10 @@ def test_a_model_that_learnt_its_pairs_by_heart_gives_them_away(tmp_path: Path):
     learnt = [*model.unet.parameters(), *model.control.parameters()]
     for parameter in learnt:
         parameter.requires_grad_(True)
-    optimizer = torch.optim.Adam(learnt, 2e-3)
+    optimizer = torch.optim.Adam(learnt, 3e-3)
     alphas = model.base.scheduler.alphas_cumprod
     torch.manual_seed(0)
-    for _ in range(1500):
+    for _ in range(400):
         t = torch.tensor(TIMESTEPS)[torch.randint(len(TIMESTEPS), (len(samples),))]
         noise = torch.randn_like(z_0)
         predict = predictor(model.unet, model.control, hint, 1)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +17,7 @@ from siamdiff.data.sample import Synthetic
 from siamdiff.data.shardset import ShardSet, verify
 from siamdiff.errors import UserError
 from siamdiff.privacy.examine import Settings
+from siamdiff.privacy.inputs import find_inputs
 from siamdiff.privacy.record import Report
 from siamdiff.privacy.report import Written, write_report
 from siamdiff.sampling.audit import audit_of
@@ -24,7 +26,7 @@ from tests.s3 import S3Server
 from tests.tiny_model import write_model
 
 NOW = datetime(2026, 11, 29, 12, tzinfo=UTC)
-TRAINING, HELD_OUT, NEW = 12, 4, 4
+TRAINING, HELD_OUT, NEW = 24, 4, 4
 SETTINGS = Settings(quantile=0.2, members=4)  # of 12 groups the least that gives a threshold
 WAYS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "as it is": lambda image: image,
@@ -45,7 +47,7 @@ def planted(images: np.ndarray) -> dict[str, np.ndarray]:
     side = images.shape[1]
     found = {}
     for i, (way, disturb) in enumerate(WAYS.items()):
-        image = np.ascontiguousarray(disturb(images[i]))
+        image = np.ascontiguousarray(disturb(images[3 * i]))
         if image.shape[0] < side:
             image = np.pad(image, ((0, side - image.shape[0]), (0, side - image.shape[1]), (0, 0)), "edge")
         found[way] = image
@@ -57,7 +59,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A real set with its private files, a model, a synthetic set with planted copies."""
     folder = tmp_path_factory.mktemp("privacy")
     images = phantoms(TRAINING + HELD_OUT)
-    real = real_set(f"{folder}/data", images, HELD_OUT, grouped=False)
+    real = real_set(f"{folder}/data", images, HELD_OUT)
     private = folder / "private" / "data"
     private.mkdir(parents=True)
     (private / "keys.jsonl").write_text(
@@ -111,7 +113,7 @@ def test_the_training_image_is_named(made: Written, root: Path, keys: dict[str, 
     named = {pair.key: pair.training for pair in made.report.nearness.nearest}
     for i, way in enumerate(WAYS):
         training = named[keys[way]]
-        assert training and np.array_equal(real.read(training).image, images[i]), way
+        assert training and np.array_equal(real.read(training).image, images[3 * i]), way
 
 
 def test_every_check_was_made(made: Written):
@@ -119,8 +121,7 @@ def test_every_check_was_made(made: Written):
     assert "not done" not in verdicts.values()
     assert verdicts["Metadata"] == verdicts["Masks drawn on real images"] == "pass"
     assert [one.name for one in made.report.model_membership.attacks] == ["loss of the model"]
-    assert made.report.membership.held_out_groups == HELD_OUT
-    assert "every training image is a group of its own" in made.report.nearness.basis
+    assert made.report.membership.held_out_groups == HELD_OUT // 2
     assert all(one.true_positive_rate is None for one in made.report.membership.attacks)
     assert "too few to tell" in made.report.membership.said
 
@@ -224,8 +225,8 @@ def test_without_a_training_set_the_checks_that_need_it_say_so(tmp_path: Path):
 
 
 def test_held_out_images_are_asked_for_where_there_are_none(tmp_path: Path):
-    real = real_set(f"{tmp_path}/data", phantoms(8, side=32), 0)
-    samples = [drawn(image, i) for i, image in enumerate(phantoms(4, seed=3, side=32))]
+    real = real_set(f"{tmp_path}/data", phantoms(4, side=32), 0)
+    samples = [drawn(image, i) for i, image in enumerate(phantoms(2, seed=3, side=32))]
     synthetic_set(f"{tmp_path}/s", samples, real)
     report = write_report(f"{tmp_path}/s", SETTINGS, NOW).report
     assert report.membership.verdict == "not done" and "no held-out images" in report.membership.said
@@ -234,17 +235,28 @@ def test_held_out_images_are_asked_for_where_there_are_none(tmp_path: Path):
 
 
 def test_another_training_set_than_the_named_one_is_told(tmp_path: Path):
-    real = real_set(f"{tmp_path}/data", phantoms(8, side=32), 2)
-    other = real_set(f"{tmp_path}/other", phantoms(8, seed=9, side=32), 2)
-    samples = [drawn(image, i) for i, image in enumerate(phantoms(4, seed=3, side=32))]
-    synthetic_set(f"{tmp_path}/s", samples, real)
-    report = write_report(f"{tmp_path}/s", SETTINGS, NOW, training=other.uri).report
-    assert report.nearness.verdict == "look" and "another digest" in report.nearness.said
+    real = real_set(f"{tmp_path}/data", phantoms(4, side=32), 2)
+    other = real_set(f"{tmp_path}/other", phantoms(4, seed=9, side=32), 2)
+    of = synthetic_set(f"{tmp_path}/s", [drawn(phantoms(1, seed=3, side=32)[0], 0)], real)
+    assert find_inputs(of.uri).doubt == ""
+    assert "another digest" in find_inputs(of.uri, training=other.uri).doubt
+    moved = synthetic_set(f"{tmp_path}/t", [drawn(phantoms(1, seed=3, side=32)[0], 0)])
+    assert "Neither the set nor its model" in find_inputs(moved.uri, training=real.uri).doubt
+
+
+def test_a_training_set_that_was_replaced_is_not_compared_with(tmp_path: Path):
+    real = real_set(f"{tmp_path}/data", phantoms(4, side=32), 2)
+    of = synthetic_set(f"{tmp_path}/s", [drawn(phantoms(1, seed=3, side=32)[0], 0)], real)
+    shutil.rmtree(f"{tmp_path}/data")
+    assert "cannot be read" in find_inputs(of.uri).no_training
+    real_set(f"{tmp_path}/data", phantoms(4, seed=9, side=32), 2)
+    found = find_inputs(of.uri)
+    assert found.training is None and "another set lies where" in found.no_training
 
 
 def test_a_set_in_a_store_is_reported_on_and_filtered_there(s3: S3Server):
     root = s3.new_root()
-    images = phantoms(8, side=32)
+    images = phantoms(6, side=32)
     real = real_set(f"{root}/data", images, 2)
     samples = [drawn(image, i) for i, image in enumerate([images[0], *phantoms(2, 3, 32)])]
     synthetic_set(f"{root}/s", samples, real)
