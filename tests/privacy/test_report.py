@@ -144,6 +144,7 @@ def test_a_set_without_the_copies_is_whole_and_says_what_it_lacks(
     assert made.removed == len(WAYS)
 
 
+@pytest.mark.soak
 def test_the_new_set_passes_and_its_own_report_finds_all_that_it_needs(made: Written, root: Path):
     again = write_report(f"{root}/synthetic/without", SETTINGS, NOW)
     assert again.report.nearness.verdict == "pass" and again.report.model_membership.attacks

