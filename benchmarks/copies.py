@@ -5,7 +5,8 @@
 
 The images are divided into folds at random; each is held against the other folds, from which the limits come, and
 "new" are those that are taken for copies: the rate of false alarms. Then --given of the last reference are given back,
-disturbed in one way after the other, and those that are found are counted, by either space alone and by both together.
+disturbed in one way after the other, and those that are found are counted: by either space alone and by both together,
+as generation and evaluation look for them, and by the privacy report, which turns, mirrors and crops as well.
 Every image is a group of its own.
 """
 
@@ -19,7 +20,8 @@ import torch
 from PIL import Image, ImageFilter
 
 from benchmarks.common import parser, show
-from siamdiff.evaluation.copies import BothSpaces, CopyFilter, Limits, Training, calibrate, from_rows
+from siamdiff.evaluation.copies import Limits, Training, calibrate, nearest
+from siamdiff.privacy import spaces
 
 FOLDS = 9
 SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".bmp"}
@@ -57,9 +59,25 @@ def _noise(deviation: float) -> Callable[[Images], Images]:
     return noisy
 
 
-def _cropped(image: Image.Image) -> Image.Image:
-    side, edge = image.width, round(0.05 * image.width)
-    return image.crop((edge, edge, side - edge, side - edge)).resize((side, side), Image.Resampling.BICUBIC)
+def _cropped(share: float, corner: bool = False) -> Callable[[Image.Image], Image.Image]:
+    """Cut to a share of the side, in the middle or at the upper left corner, and enlarged again."""
+
+    def cropped(image: Image.Image) -> Image.Image:
+        side = image.width
+        first = 0 if corner else round((1 - share) / 2 * side)
+        last = round(share * side) if corner else side - first
+        box = (first, first, last, last)
+        return image.crop(box).resize((side, side), Image.Resampling.BICUBIC)
+
+    return cropped
+
+
+def _turned(images: Images) -> Images:
+    return np.ascontiguousarray(np.rot90(images, 1, (1, 2)))
+
+
+def _upside_down(images: Images) -> Images:
+    return np.ascontiguousarray(images[:, ::-1])
 
 
 DISTURBANCES: dict[str, Callable[[Images], Images]] = {
@@ -73,32 +91,57 @@ DISTURBANCES: dict[str, Callable[[Images], Images]] = {
     "JPEG 30": _jpeg(30),
     "mirrored": lambda images: np.ascontiguousarray(images[:, :, ::-1]),
     "shifted by 2 pixels": lambda images: np.roll(images, 2, axis=2),
-    "cropped to 90 %": _each(_cropped),
+    "cropped to 90 %": _each(_cropped(0.9)),
+    "cropped to 87 %": _each(_cropped(0.87)),
+    "cropped to 80 %": _each(_cropped(0.8)),
+    "the corner, 90 %": _each(_cropped(0.9, corner=True)),
+    "upside down": _upside_down,
+    "turned by 90 degrees": _turned,
+    "turned, and JPEG 30": lambda images: _jpeg(30)(_turned(images)),
+    "turned, and noise, 8": lambda images: _noise(8)(_turned(images)),
+    "turned, cropped to 90 %": lambda images: _each(_cropped(0.9))(_turned(images)),
 }
 
 
-def _found(copies: CopyFilter, images: Images) -> dict[str, int]:
-    features, pixels = copies(images)
-    by = {"features": features <= copies.limits.features, "pixels": pixels <= copies.limits.pixels}
-    by["either"] = by["features"] | by["pixels"]
-    return {name: int(which.sum()) for name, which in by.items()}
+class _Detectors:
+    """Both ways of looking for copies of the same images."""
+
+    def __init__(self, views: spaces.Views, quantile: float) -> None:
+        groups = [str(number) for number in range(len(views))]
+        self.reference = Training(views.features, views.pixels[0])
+        self.limits = calibrate(self.reference, groups, quantile)
+        self.real = spaces.Compared(views)
+        self.wide = spaces.calibrate(spaces.of_other_groups(self.real, groups), groups, quantile)
+
+    def found(self, views: spaces.Views) -> dict[str, int]:
+        """How many images are copies, by the name of what found them."""
+        of = nearest(Training(views.features, views.pixels[0]), self.reference, self.limits)
+        by = {"features": of.features <= self.limits.features, "pixels": of.pixels <= self.limits.pixels}
+        by["either"] = of.is_copy
+        by["report"] = self.real.distances(views).closeness(self.wide).min(1) <= 1
+        return {name: int(which.sum()) for name, which in by.items()}
 
 
 def measure(images: Images, quantile: float, given: int) -> dict[str, Any]:
-    """{"new": counts, "limits": of the last reference, "given": {disturbance: counts}}."""
-    whole = from_rows(BothSpaces()(images))
+    """{"new": counts, "limits" and "report_limits": of the last reference, "given": {disturbance: counts}}."""
+    embed = spaces.Embedder()
+    whole = embed(images)
     fold_of = np.random.default_rng(0).permutation(len(images)) % FOLDS
-    new = {"features": 0, "pixels": 0, "either": 0}
+    new = {"features": 0, "pixels": 0, "either": 0, "report": 0}
     for fold in range(FOLDS):
         others = np.flatnonzero(fold_of != fold)
-        reference = Training(whole.features[others], whole.pixels[others])
-        limits = calibrate(reference, [str(number) for number in others], quantile)
-        copies = CopyFilter(reference, limits)
-        for name, count in _found(copies, images[fold_of == fold]).items():
+        detectors = _Detectors(whole[others], quantile)
+        for name, count in detectors.found(whole[np.flatnonzero(fold_of == fold)]).items():
             new[name] += count
     chosen = images[others[:given]]
-    found = {name: _found(copies, disturb(chosen)) for name, disturb in DISTURBANCES.items()}
-    return {"images": len(images), "new": new, "limits": limits, "given": found}
+    found = {name: detectors.found(embed(disturb(chosen))) for name, disturb in DISTURBANCES.items()}
+    return {
+        "images": len(images),
+        "new": new,
+        "limits": detectors.limits,
+        "report_limits": detectors.wide,
+        "given": found,
+    }
 
 
 def main() -> None:
@@ -112,10 +155,12 @@ def main() -> None:
     torch.set_num_threads(1)
     figures = measure(read(chosen.images, chosen.resolution), chosen.quantile, chosen.given)
     limits: Limits = figures["limits"]
+    wide: Limits = figures["report_limits"]
     rows = {f"new, of {figures['images']}": figures["new"]} | figures["given"]
     lines = [
         f"limits: {limits.features:.4f} in features, {limits.pixels:.4f} in pixels: {limits.basis}",
-        f"{'':24}{'features':>9}{'pixels':>9}{'either':>9}",
+        f"of the privacy report: {wide.features:.4f} and {wide.pixels:.4f}",
+        f"{'':24}{'features':>9}{'pixels':>9}{'either':>9}{'report':>9}",
         *(f"{name:24}" + "".join(f"{count:9}" for count in counts.values()) for name, counts in rows.items()),
     ]
     show(figures, lines, chosen.json)

@@ -3,10 +3,22 @@
 import argparse
 import sys
 
-from siamdiff.commands import convert, doctor, export, gc, masks, report, status, study, trace, verify
+from siamdiff.commands import (
+    convert,
+    doctor,
+    export,
+    gc,
+    masks,
+    privacy,
+    report,
+    status,
+    study,
+    trace,
+    verify,
+)
 from siamdiff.errors import SiamdiffError, one_line
 
-COMMANDS = (verify, gc, status, convert, doctor, export, masks, report, study, trace)
+COMMANDS = (verify, gc, status, convert, doctor, export, masks, report, study, privacy, trace)
 
 
 def main(argv: list[str] | None = None) -> int:

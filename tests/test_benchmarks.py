@@ -9,7 +9,18 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import checkpoint_step, copies, data_wait, datapath, fleet, run, sampling, shards, training
+from benchmarks import (
+    burned_in,
+    checkpoint_step,
+    copies,
+    data_wait,
+    datapath,
+    fleet,
+    run,
+    sampling,
+    shards,
+    training,
+)
 from benchmarks.common import Spread
 from benchmarks.counting import PHASES, count
 from benchmarks.phantoms import make_pairs, write_set
@@ -158,7 +169,16 @@ def test_copies_are_counted_among_new_images_and_given_ones() -> None:
     images = np.stack([image for image, _ in make_pairs(9, 32)])
     measured = copies.measure(images, quantile=0.2, given=1)
     assert measured["limits"].groups == 8
-    assert measured["given"]["as they are"] == {"features": 1, "pixels": 1, "either": 1}
+    assert measured["given"]["as they are"] == {"features": 1, "pixels": 1, "either": 1, "report": 1}
     assert all(
         counts["either"] <= counts["features"] + counts["pixels"] for counts in measured["given"].values()
     )
+
+
+def test_images_are_counted_with_and_without_text() -> None:
+    images = np.stack([image for image, _ in make_pairs(3, 64)])
+    measured = burned_in.measure(images, 3)
+    assert measured["as they are"] == 0
+    found, of = measured["written"][10]["labelled"]
+    assert 0 < found <= of <= 3
+    assert measured["written"][24]["white"][1] == 0  # there is no room for it

@@ -122,7 +122,7 @@ def index_tar(data: bytes, name: str) -> list[IndexRow]:
     Raises:
         SiamdiffError: not a whole tar of complete samples; the message says what is wrong.
     """
-    infos = list(_members(data, name))
+    infos = list(tar_members(data, name))
     rows = _index(data, name, infos)
     end = infos[-1].offset_data + _padded(infos[-1].size) if infos else 0
     expected = -(-(end + 2 * tarfile.BLOCKSIZE) // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
@@ -153,7 +153,7 @@ def _index(data: bytes, name: str, infos: Iterable[tarfile.TarInfo]) -> list[Ind
     return rows
 
 
-def _members(data: bytes, name: str) -> Iterator[tarfile.TarInfo]:
+def tar_members(data: bytes, name: str) -> Iterator[tarfile.TarInfo]:
     """The members of a tar, header by header.
 
     Not by opening it: what tarfile does for headers that shards have not (long names, attributes, sparse files) takes a

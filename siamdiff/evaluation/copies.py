@@ -13,6 +13,7 @@ k - 1 of G + 1 exchangeable groups can be strictly nearer, and two that are each
 that of conformal prediction, Vovk et al. 2005). It is below one of the two limits with 2 q at most.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -135,18 +136,35 @@ def calibrate(training: Training, groups: list[str], quantile: float) -> Limits:
         groups: patient or video of each.
         quantile: q in (0, 1), share of new groups that may be taken for copies in each space.
     """
-    _, labels = np.unique(np.array(groups), return_inverse=True)
+    labels = labels_of(groups)
+    spaces = (training.features, training.pixels)
+    return limits_of([_nearest_of_others(space, labels) for space in spaces], labels, quantile)
+
+
+def labels_of(groups: Sequence[str]) -> np.ndarray:
+    """Groups as numbers from 0, int (N,)."""
+    return np.unique(np.array(groups), return_inverse=True)[1]
+
+
+def limits_of(distances: Sequence[np.ndarray], labels: np.ndarray, quantile: float) -> Limits:
+    """The limits that distances measured in another way give.
+
+    Args:
+        distances: of each training image to the nearest one of another group, (N,), in features and in pixels.
+        labels: group of each, `labels_of`.
+        quantile: as in `calibrate`.
+    """
     count = int(labels.max()) + 1
     if count < 2:
-        return Limits(ROUNDING, ROUNDING, len(groups), count, 0)
+        return Limits(ROUNDING, ROUNDING, len(labels), count, 0)
     rank = max(int(quantile * (count + 1)) - 1, 0)
     found = []
-    for space in (training.features, training.pixels):
+    for of_images in distances:
         of_groups = np.full(count, np.inf)
-        np.minimum.at(of_groups, labels, _nearest_of_others(space, labels))
+        np.minimum.at(of_groups, labels, of_images)
         nearest = np.sort(of_groups)
         found.append(max(float(nearest[rank - 1] if rank else nearest[0] / 2), ROUNDING))
-    return Limits(found[0], found[1], len(groups), count, rank)
+    return Limits(found[0], found[1], len(labels), count, rank)
 
 
 def nearest(images: Training, training: Training, limits: Limits) -> Nearest:

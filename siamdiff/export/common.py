@@ -53,11 +53,16 @@ def read_shards(shard_set: ShardSet) -> Iterator[list[EncodedSample]]:
         SiamdiffError: a shard is missing, or its bytes are not those that the manifest names.
     """
     for shard in shard_set.manifest.shards:
-        data = _shard_bytes(shard_set.uri, shard)
+        data = shard_bytes(shard_set.uri, shard)
         yield [unpack(data, row) for row in index_tar(data, shard.name)]
 
 
-def _shard_bytes(set_uri: str, shard: ShardEntry) -> bytes:
+def shard_bytes(set_uri: str, shard: ShardEntry) -> bytes:
+    """The tar of a shard, whose hash was checked.
+
+    Raises:
+        SiamdiffError: it is missing, or its bytes are not those that the manifest names.
+    """
     uri = tar_uri(set_uri, shard.name)
     try:
         data = storage.read_bytes(uri)
@@ -83,10 +88,15 @@ def fields(sample: EncodedSample, shard_set: ShardSet, image: str, mask: str) ->
 
 
 @contextmanager
-def writing(target: str) -> Iterator[str]:
+def writing(target: str, option: str = "--to", last: str = EXPORT) -> Iterator[str]:
     """Yields the URI to write under. A local target appears when the block has ended without an error, not before.
 
-    In an object store, where nothing can be renamed, what the block writes is there at once; EXPORT comes last.
+    In an object store, where nothing can be renamed, what the block writes is there at once; `last` comes last.
+
+    Args:
+        target: folder that must not be there yet, or be empty.
+        option: by which the user named it, for messages.
+        last: the file that says that what was written is whole.
 
     Raises:
         UserError: something lies at the target already, or it cannot be written.
@@ -95,26 +105,26 @@ def writing(target: str) -> Iterator[str]:
     place = storage.local_path(target)
     if place is None:
         if storage.list_files(target):
-            raise _taken(target)
+            raise _taken(target, option, last)
         yield target
         return
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
-        raise _taken(target)
+        raise _taken(target, option, last)
     partial = place.parent / f".partial-{uuid.uuid4().hex}"
     try:
         yield str(partial)
         try:
             os.rename(partial, place)  # replaces an empty folder, nothing else
         except OSError as error:
-            raise _taken(target) from error
+            raise _taken(target, option, last) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _taken(target: str) -> UserError:
+def _taken(target: str, option: str, last: str) -> UserError:
     return UserError(
-        f"{target} is there already and not an empty folder; name another with --to, or delete it "
-        f"(one without {EXPORT} is part of an export that was interrupted)"
+        f"{target} is there already and not an empty folder; name another with {option}, or delete it "
+        f"(one without {last} is part of what was interrupted)"
     )
 
 

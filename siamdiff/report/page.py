@@ -85,20 +85,40 @@ def render(page: Page, redact: Callable[[str], str] | None = None) -> str:
         page: what is shown.
         redact: what every text passes before it is written; images and plots do not.
     """
+    return filled("siamdiff.report", TEMPLATE, styles_of("siamdiff.report", STYLES), redact, page=page)
+
+
+def styles_of(package: str, name: str) -> str:
+    """A style sheet that lies in a package."""
+    return resources.files(package).joinpath(name).read_text(encoding="utf-8")
+
+
+def filled(
+    package: str, template: str, styles: str, redact: Callable[[str], str] | None = None, **values: object
+) -> str:
+    """A template of a package as HTML; every text in it is escaped.
+
+    Args:
+        package: where the template lies; it may import this package's.
+        template: its name.
+        styles: the style sheet, which the page's content policy permits by its hash, and no other.
+        redact: as in `render`.
+        values: what the template shows.
+    """
 
     def finalize(value: Any) -> Any:
         return redact(value) if redact and isinstance(value, str) and not isinstance(value, Markup) else value
 
+    loaders = [jinja2.PackageLoader(name, "") for name in dict.fromkeys((package, "siamdiff.report"))]
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("siamdiff.report", ""),
+        loader=jinja2.ChoiceLoader(loaders),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         finalize=finalize,
     )
-    styles = resources.files("siamdiff.report").joinpath(STYLES).read_text(encoding="utf-8")
     style_hash = base64.b64encode(hashlib.sha256(styles.encode()).digest()).decode()
-    return environment.get_template(TEMPLATE).render(
-        page=page, styles=Markup(styles), style_hash=Markup(style_hash)
+    return environment.get_template(template).render(
+        styles=Markup(styles), style_hash=Markup(style_hash), **values
     )

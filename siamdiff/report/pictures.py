@@ -49,10 +49,10 @@ class Tile:
 
 def real_tile(sample: Sample) -> Tile:
     """A real image with its mask outlined."""
-    picture = _picture(
+    shown = picture(
         sample.image, sample.mask, f"Real image {sample.meta.key}; {where(sample.mask)}, outlined"
     )
-    return Tile(picture, "real (parent)", (sample.meta.key,), outlined=True)
+    return Tile(shown, "real (parent)", (sample.meta.key,), outlined=True)
 
 
 def synthetic_tile(sample: Sample, *, outline: bool, told: bool, dice: float | None = None) -> Tile:
@@ -71,16 +71,16 @@ def synthetic_tile(sample: Sample, *, outline: bool, told: bool, dice: float | N
     agreement = "" if dice is None else f", Dice {dice:.2f}"
     lies = f"; {where(sample.mask)}, outlined" if outline else ""
     alt = f"Synthetic image {sample.meta.key}, {how}{lies}{agreement}"
-    picture = _picture(sample.image, sample.mask if outline else None, alt)
-    return Tile(picture, f"synthetic{agreement}", (sample.meta.key, how), outlined=outline)
+    shown = picture(sample.image, sample.mask if outline else None, alt)
+    return Tile(shown, f"synthetic{agreement}", (sample.meta.key, how), outlined=outline)
 
 
 def nearest_tiles(real: Sample, synthetic: Sample, near: Near) -> tuple[Tile, Tile]:
     """A training image, and the synthetic one that comes near to it."""
     said = f"distance {near.features:.3f} in features, {near.pixels:.3f} in pixels"
     verdict = "a copy by the limits" if near.is_copy else "no copy by the limits"
-    left = _picture(real.image, None, f"Real training image {near.training}")
-    right = _picture(
+    left = picture(real.image, None, f"Real training image {near.training}")
+    right = picture(
         synthetic.image,
         None,
         f"Synthetic image {near.key} nearest to the training image beside it: {said}; {verdict}",
@@ -176,7 +176,8 @@ def where(mask: np.ndarray) -> str:
     return f"the lesion covers {inside.mean():.0%} of the image, {vertical} {horizontal}"
 
 
-def _picture(image: np.ndarray, mask: np.ndarray | None, alt: str) -> Picture:
+def picture(image: np.ndarray, mask: np.ndarray | None, alt: str) -> Picture:
+    """An image uint8 (H, W, 3), with the border of its mask (H, W) if there is one; `alt` says what is on it."""
     side = tile_size(image.shape[0])
     shown = fit(image, side)
     if mask is not None:

@@ -122,6 +122,28 @@ def arm_scores(
         return _svg(figure)
 
 
+def ranges(rows: Mapping[str, Sequence[float]], label: str, limit: float | None = None) -> str:
+    """A row per set: a thin bar, a thick one inside it, and a mark; a limit as a dashed line.
+
+    Args:
+        rows: set -> where thin bar, thick bar and mark begin and end: thin, thick, mark, thick, thin.
+        label: for the axis, which begins at 0.
+        limit: None: there is none.
+    """
+    with _style():
+        figure, axes = _canvas(rows, high=0.9 + 0.38 * len(rows))
+        if limit is not None:
+            axes.axvline(limit, color=SERIES[5], linestyle="--", linewidth=1.6)
+        for y, (low, lower, middle, higher, high) in enumerate(rows.values()):
+            axes.plot([low, high], [y, y], color=SERIES[y % 2], linewidth=1.6)
+            axes.plot([lower, higher], [y, y], color=SERIES[y % 2], linewidth=7, solid_capstyle="butt")
+            axes.plot(middle, y, "D", ms=6, markerfacecolor=PAPER, markeredgecolor=INK)
+        _rows(axes, list(rows))
+        axes.set_xlim(left=0)
+        axes.set_xlabel(label)
+        return _svg(figure)
+
+
 def settings_plot(
     rows: Mapping[str, tuple[float, tuple[float, float] | None]], figure_name: str, floor: float | None = None
 ) -> str:
