@@ -92,8 +92,8 @@ def _of_pair(model: LoadedModel, real_set: ShardSet, key: str, seed: int, device
     mask = torch.from_numpy(sample.mask > 127).to(device)[None, None].expand(1, 3, -1, -1).float()
     base = model.base
     text = encode_prompts(base.tokenizer, base.text_encoder, [sample.meta.prompt]).expand(count, -1, -1)
-    predict = predictor(model.unet, model.control, mask, count)
-    errors = squared_error(predict(q_sample(z_0, noise, t, alphas), t, text), noise)  # (B,)
+    predict = predictor(model.unet, model.control, mask, text)
+    errors = squared_error(predict(q_sample(z_0, noise, t, alphas), t), noise)  # (B,)
     if not torch.isfinite(errors).all():
         raise SiamdiffError("the model predicts no finite noise; its weights are damaged, train it again")
     return errors.reshape(len(TIMESTEPS), NOISES).mean(1).cpu().numpy()
