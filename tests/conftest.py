@@ -2,17 +2,22 @@
 
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 from tests.s3 import S3Server
 
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
 REPOSITORY = Path(__file__).resolve().parent.parent
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 # Before anything imports torch, Ray or DeepSpeed, and inherited by what a test starts.
 os.environ.update(
@@ -38,6 +43,18 @@ os.environ.update(
         "AWS_EC2_METADATA_DISABLED": "true",  # missing keys are an error at once, not after asking a cloud
     }
 )
+
+
+@pytest.fixture(scope="module")
+def browser() -> "Iterator[Browser]":
+    """A Chromium; a test that asks for it is skipped where CHROMIUM is None."""
+    from playwright.sync_api import sync_playwright
+
+    args = ["--no-sandbox"] if os.geteuid() == 0 else []
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=CHROMIUM, args=args)
+        yield found
+        found.close()
 
 
 class ByModule(LoadScopeScheduling):

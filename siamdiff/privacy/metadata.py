@@ -13,12 +13,14 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import ValidationError
 
 from siamdiff import storage
 from siamdiff.data.manifest import INDEX, MANIFEST
 from siamdiff.data.sample import KEY_PATTERN
 from siamdiff.data.shards import IndexRow, tar_members
 from siamdiff.data.shardset import ShardSet
+from siamdiff.lineage.records import Named
 from siamdiff.privacy.containers import extras
 from siamdiff.privacy.record import Found, Metadata, Verdict, worst
 from siamdiff.privacy.wording import (
@@ -206,9 +208,9 @@ def source_names(training: ShardSet | None) -> set[str] | None:
         return None
     try:
         lines = storage.read_bytes(storage.join(parent, "private", name, "keys.jsonl")).splitlines()
-        rows = [json.loads(line) for line in lines]
-        files = {str(row[field]) for row in rows for field in ("image", "mask") if row.get(field)}
-        groups = {str(row["group"]).lower() for row in rows if row.get("group")}
-    except (FileNotFoundError, ValueError, AttributeError):
+        rows = [Named.model_validate_json(line) for line in lines]
+    except (FileNotFoundError, ValidationError):
         return None
+    files = {file for row in rows for file in (row.image, row.mask) if file}
+    groups = {row.group.lower() for row in rows if row.group}
     return {name for file in files for name in names_of(file)} | {name for name in groups if is_telling(name)}

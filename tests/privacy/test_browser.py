@@ -1,18 +1,17 @@
 """The page as a browser and a printer have it: what is signed fits on one sheet."""
 
-import os
 import shutil
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser
 
 from siamdiff.privacy.examine import Settings
 from siamdiff.privacy.report import write_report
+from tests.conftest import CHROMIUM
 from tests.privacy.sets import drawn, phantoms, real_set, synthetic_set
-from tests.report.test_browser import CHROMIUM, CONTRAST, OVERFLOWING, opened
+from tests.report.test_browser import CONTRAST, OVERFLOWING, opened
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on PATH")
 SHEET = (680, 1016)  # pixels of A4 within the margins of the style sheet
@@ -21,15 +20,6 @@ WIDTHS = [
     ("privacy.html", 390, "dark"),
     ("privacy-share.html", 390, "light"),
 ]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    args = ["--no-sandbox"] if os.geteuid() == 0 else []
-    with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=CHROMIUM, args=args)
-        yield found
-        found.close()
 
 
 @pytest.fixture(scope="module")

@@ -234,7 +234,7 @@ def test_names_of_sources_are_read_beside_the_training_set(tmp_path: Path):
     assert source_names(real) is None and source_names(None) is None
     private = tmp_path / "private" / "data"
     private.mkdir(parents=True)
-    rows = [{"image": "img/Mueller_0042.PNG", "mask": "m/a.png", "group": "Patient-7"}]
+    rows = [{"key": "0" * 16, "image": "img/Mueller_0042.PNG", "mask": "m/a.png", "group": "Patient-7"}]
     (private / "keys.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert source_names(real) == {"mueller_0042.png", "mueller_0042", "a.png", "patient-7"}
     (private / "keys.jsonl").write_text("not JSON")

@@ -1,18 +1,15 @@
 """The page as a browser has it: whole, without a network, on a phone and a desk, in light and dark, by keyboard."""
 
 import itertools
-import os
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from siamdiff.report.page import write_report
+from tests.conftest import CHROMIUM
 from tests.report.experiments import write_experiment
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on PATH")
 
 # Whatever sticks out of the page, but for what scrolls in a region of its own.
@@ -43,15 +40,6 @@ FOCUSED = """() => {
   const name = e.className === 'scroll' ? e.getAttribute('aria-labelledby') : e.tagName === 'SUMMARY' ? 'opens' : '';
   return [name, Math.round(e.getBoundingClientRect().top + scrollY)];
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    args = ["--no-sandbox"] if os.geteuid() == 0 else []
-    with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=CHROMIUM, args=args)
-        yield found
-        found.close()
 
 
 @pytest.fixture(scope="module")

@@ -1,21 +1,19 @@
 """The study as readers have it: in a real browser, two of them, with a server that dies and a tab that is closed."""
 
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page
 
 from siamdiff.study.answers import Answer, Answers
 from siamdiff.study.folder import ANSWERS, read_study
 from siamdiff.study.making import Made
+from tests.conftest import CHROMIUM
 from tests.report.test_browser import CONTRAST
 from tests.study.sets import Server, small_study
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on PATH")
 
 SAVED, WAITING = '#saving[data-state="saved"]', '#saving[data-state="waiting"]'
@@ -32,17 +30,8 @@ NAMELESS = """() => [...document.querySelectorAll('button, select, input, textar
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    args = ["--no-sandbox"] if os.geteuid() == 0 else []
-    with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=CHROMIUM, args=args)
-        yield found
-        found.close()
-
-
-@pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    return small_study(tmp_path_factory.mktemp("browser"), readers=3, each=4)
+    return small_study(tmp_path_factory.mktemp("browser"), images=8, repeats=2, readers=3, each=4)
 
 
 @pytest.fixture(scope="module")
@@ -95,17 +84,17 @@ def test_two_readers_lose_nothing_when_the_server_is_killed_and_a_tab_is_closed(
     for page in pages.values():
         page.keyboard.press("Enter")
         page.wait_for_selector("#image:visible")
-    for at in range(10):  # in turns, as readers do
+    for at in range(5):  # in turns, as readers do
         for reader, page in pages.items():
             rate(page, answers[reader][at])
-            if at < 9:
+            if at < 4:
                 go_on(page, at + 2)
     first, second = pages.values()
     server.kill()
     # both go on while nobody listens; one closes the tab, the other waits
-    for (reader, page), image in zip(pages.items(), (11, 11), strict=True):
-        go_on(page, image)
-        rate(page, answers[reader][10])
+    for reader, page in pages.items():
+        go_on(page, 6)
+        rate(page, answers[reader][5])
         page.wait_for_selector(WAITING)
     first.close()
     server.start()
@@ -113,15 +102,15 @@ def test_two_readers_lose_nothing_when_the_server_is_killed_and_a_tab_is_closed(
     first = contexts["reader-1"].new_page()
     first.goto(server.url)  # still signed in
     first.wait_for_selector("#resting:visible")
-    assert first.inner_text("#resting-text").startswith("11 of 20")
+    assert first.inner_text("#resting-text").startswith("6 of 10")
     first.wait_for_selector(SAVED)
     first.keyboard.press("Enter")
     second.keyboard.press("Enter")
     for (reader, _), page in zip(pages.items(), (first, second), strict=True):
-        for at in range(11, 20):
+        for at in range(6, 10):
             page.wait_for_selector("#image:visible")
             rate(page, answers[reader][at])
-            if at < 19:
+            if at < 9:
                 go_on(page, at + 2)
         page.keyboard.press("Enter")
         page.wait_for_selector("#resting:visible")
@@ -187,7 +176,9 @@ def test_marks_going_back_and_two_windows(browser: Browser, made: Made, server: 
     context.close()
 
 
-@pytest.mark.parametrize(("width", "height"), [(1280, 800), (820, 1180), (390, 844)])
+@pytest.mark.parametrize(
+    ("width", "height"), [(1280, 800), pytest.param(820, 1180, marks=pytest.mark.soak), (390, 844)]
+)
 def test_a_page_reads_well_and_fits_fingers(
     browser: Browser, made: Made, server: Server, tmp_path: Path, width: int, height: int
 ):
