@@ -10,7 +10,7 @@ from siamdiff import storage
 from siamdiff.data.raw import DUPLICATE
 from siamdiff.data.sample import KEY_PATTERN
 from siamdiff.errors import SiamdiffError, UserError, printable
-from siamdiff.lineage import making, measuring
+from siamdiff.lineage import judging, making, measuring
 from siamdiff.lineage.findings import Finding, Relation, Trail
 from siamdiff.lineage.objects import PRIVATE
 from siamdiff.lineage.reading import Root
@@ -114,6 +114,7 @@ def trace(wanted: Sequence[str], roots: Sequence[str]) -> Answer:
     for trail in trails.values():
         making.follow(world, trail)
     measuring.follow(world, trails)
+    judging.follow(world, trails)
     problems = [problem for root in places for problem in dict.fromkeys(root.problems)]
     problems += [problem for root in places for problem in _unknown(root)]
     origins = [of.uri for of in world.weights if of.digest and not of.run and not of.info.data_digest]

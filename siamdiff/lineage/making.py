@@ -22,7 +22,7 @@ def follow(world: World, trail: Trail) -> None:
     for model in (of for of in world.weights if of.digest is not None):
         _model(world, trail, model)
     for of in world.sets:
-        if of.plan.masks or (of.manifest and of.manifest.kind == "synthetic"):
+        if of.plan.masks or of.made_for or (of.manifest and of.manifest.kind == "synthetic"):
             _synthetic(world, trail, of)
     # the masks of a synthetic set may have made another
     while any(_inherits(world, trail, of) for of in world.sets):
@@ -202,3 +202,6 @@ def _limits(world: World, trail: Trail, of: SetFacts) -> None:
         trail.add(
             Relation.COMPUTED, "limits of copies", f"{of.uri}/gates.json", "of all training images", REMAKE
         )
+    if world.split_of(trail.key, of.compared) == TRAIN:
+        told = "of all training images, by which samples were removed; in its made_from"
+        trail.add(Relation.COMPUTED, "limits of copies", f"{of.uri}/dataset.json", told, REMAKE)

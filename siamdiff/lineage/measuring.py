@@ -42,9 +42,9 @@ def follow(world: World, trails: Trails) -> None:
             _experiment(root, trails, unit)
 
 
-def _touched(world: World, trail: Trail, digest: str | None) -> Relation | None:
+def touched(world: World, trail: Trail, digest: str | None) -> Relation | None:
     """How a synthetic set of this digest was found; None: not at all."""
-    for of in world.sets_of(digest):
+    for of in world.remains_of(digest):
         for relation in (Relation.HOLDS, Relation.COMPUTED, Relation.MADE, Relation.MAY):
             if trail.has(relation, f"{of.uri}/shards"):
                 return relation
@@ -117,7 +117,7 @@ def _of_cached(world: World, trail: Trail, about: Cached, kind: str) -> tuple[Re
             return Relation.COMPUTED, f"of the set {digest[:16]}, which has samples for its mask"
     if world.split_of(trail.key, about.against):
         return Relation.COMPUTED, "of pairs with images of its set"
-    return (Relation.MADE, f"of the set {digest[:16]}") if _touched(world, trail, digest) else None
+    return (Relation.MADE, f"of the set {digest[:16]}") if touched(world, trail, digest) else None
 
 
 def _evaluation(root: Root, world: World, trails: Trails, unit: Unit) -> None:
@@ -134,7 +134,7 @@ def _evaluation(root: Root, world: World, trails: Trails, unit: Unit) -> None:
             continue
         split = world.split_of(trail.key, metrics.sets.real.digest)
         named = {name: of.digest for name, of in metrics.sets.synthetic.items()}
-        found = [name for name, digest in named.items() if _touched(world, trail, digest)]
+        found = [name for name, digest in named.items() if touched(world, trail, digest)]
         if split:
             told, relation = f"its set was compared: split {split}", Relation.COMPUTED
         elif found:
@@ -163,14 +163,14 @@ def _sheets(world: World, trail: Trail, unit: Unit, uri: str, result: Result, di
             trail.add(Relation.SHOWS, "contact sheets", f"{uri}/{sheet}", detail, REMAKE)
         elif not sets:
             trail.add(Relation.MAY, "contact sheets", f"{uri}/{sheet}", "its set is not here", LOOK)
-        elif _touched(world, trail, digest):
+        elif touched(world, trail, digest):
             trail.add(Relation.MADE, "contact sheets", f"{uri}/{sheet}", "shows images of that set", REMAKE)
     if near in unit.names("sheets of nearest pairs"):
         if trail.key in nearest:
             trail.add(
                 Relation.SHOWS, "sheets of nearest pairs", f"{uri}/{near}", "as a nearest image", REMAKE
             )
-        elif _touched(world, trail, digest):
+        elif touched(world, trail, digest):
             detail = "shows images of that set"
             trail.add(Relation.MADE, "sheets of nearest pairs", f"{uri}/{near}", detail, REMAKE)
 
@@ -182,7 +182,7 @@ def _segmentation(root: Root, world: World, trails: Trails, unit: Unit) -> set[s
         return set()
     for trail in trails.values():
         real = world.split_of(trail.key, inputs.real)
-        sets = [name for name, digest in inputs.synthetic.items() if _touched(world, trail, digest)]
+        sets = [name for name, digest in inputs.synthetic.items() if touched(world, trail, digest)]
         tests = [
             name
             for name, of in inputs.tests.items()
@@ -245,7 +245,7 @@ def _export(root: Root, world: World, trails: Trails, unit: Unit) -> None:
             trail.add(
                 Relation.HOLDS, "exports", uri, told, "delete; export again from a set without it", count
             )
-        elif relation := next((r for d in digests if (r := _touched(world, trail, d))), None):
+        elif relation := next((r for d in digests if (r := touched(world, trail, d))), None):
             if not any(splits):
                 trail.add(
                     relation, "exports", uri, f"{told}, of a synthetic set that is found", REMAKE, count

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-SET, RUN, WEIGHTS, EVALUATION, SEGMENTATION, TRAINING, EXPERIMENT, EXPORT, PRIVATE = (
+SET, RUN, WEIGHTS, EVALUATION, SEGMENTATION, TRAINING, EXPERIMENT, EXPORT, PRIVATE, PRIVACY, STUDY, SCORES = (
     "set",
     "run",
     "weights",
@@ -18,6 +18,9 @@ SET, RUN, WEIGHTS, EVALUATION, SEGMENTATION, TRAINING, EXPERIMENT, EXPORT, PRIVA
     "experiment",
     "export",
     "private map",
+    "privacy report",
+    "reader study",
+    "scores of a study",
 )
 LOOSE = ""  # of no unit
 
@@ -46,6 +49,9 @@ _MARKS = [
     (SET, r"dataset\.json|index\.parquet|plan\.json|shards/[^/]+\.(?:tar|json)"),
     (WEIGHTS, r"siamdiff\.json|model_index\.json|scheduler/scheduler_config\.json"),
     (PRIVATE, r"keys\.jsonl"),
+    (PRIVACY, r"privacy(?:-share)?\.(?:html|json)"),
+    (STUDY, r"study\.json|private/(?:key|readers)\.json|answers\.sqlite"),
+    (SCORES, r"scores\.json|answers\.csv"),
 ]
 _STATE = "tells how a job stands: counts, times, places"
 _CONFIG = "settings; names folders, no image"
@@ -60,7 +66,10 @@ _RULES: dict[str, list[tuple[str, Kind]]] = {
         (r"cache/[^/]+/moments/[^/]+\.(?:npy|json)", Kind("VAE moments")),
         (r"cache/[^/]+/texts/[^/]+\.(?:npy|json)", Kind("text states", "of prompts, not of images")),
         (r"cache/[^/]+/cache\.json", Kind("list of a cache", "counts and hashes of its parts")),
-        (r"dataset\.json", Kind("manifest", "counts and hashes of shards")),
+        (
+            r"dataset\.json",
+            Kind("manifest", "counts and hashes of shards; limits of a filtered set are traced"),
+        ),
         (r"plan\.json", Kind("plan", _CONFIG)),
         (r"gates\.json", Kind("limits of copies")),
         (r"README\.md", Kind("card", "counts, terms, digests")),
@@ -100,6 +109,21 @@ _RULES: dict[str, list[tuple[str, Kind]]] = {
         (r"(?:keys|near_duplicates)\.jsonl", Kind("names of files")),
         (r"rejected\.jsonl", Kind("names of files left out")),
         (r"source\.json", Kind("state of the source", "one hash of all files")),
+    ],
+    PRIVACY: [
+        (r"privacy\.(?:html|json)", Kind("privacy reports")),
+        (r"privacy-share\.(?:html|json)", Kind("shared privacy reports")),
+    ],
+    STUDY: [
+        (r"images/[0-9a-f]{32}\.png", Kind("images of a study")),
+        (r"private/key\.json", Kind("key to a study")),
+        (r"answers\.sqlite(?:-wal|-shm)?", Kind("answers of readers")),
+        (r"study\.json", Kind("orders of a study", "random names of its images")),
+        (r"private/readers\.json", Kind("codes of readers", "hashes")),
+    ],
+    SCORES: [
+        (r"scores\.(?:json|csv|svg)|table\.(?:txt|tex)", Kind("scores of a study")),
+        (r"answers\.csv", Kind("answers by image")),
     ],
     LOOSE: [
         (r"(?:.*/)?(?:status|lease|latest)\.json", Kind("state of a job", _STATE)),

@@ -48,6 +48,8 @@ class SetFacts:
     plan: Plan  # of a synthetic set
     model: OfModel = field(default_factory=OfModel)  # of a set that one made
     digests: set[str] = field(default_factory=set)  # its own, and those of its earlier revisions
+    whole: list[str] = field(default_factory=list)  # digests of sets that it is what was left of
+    compared: str | None = None  # digest of the set that decided what was left of them
     held: dict[str, Held] = field(default_factory=dict)
     made_for: dict[str, list[str]] = field(
         default_factory=dict
@@ -135,6 +137,10 @@ def read_set(root: Root, unit: Unit, wanted: frozenset[str]) -> SetFacts:
         if table is not None:
             names = ("key", "split", "group", "shard", "offset", "parent")
             columns = {name: table[name].to_pylist() for name in names}
+    elif not unit.names("manifest") and not unit.names("plan"):
+        root.problems.append(
+            (uri, "a set that is not complete and has no plan.json: what made it is not known")
+        )
     _take(facts, columns or _of_markers(root, unit, uri), wanted)
     _unmarked(root, facts)
     return facts
@@ -147,7 +153,9 @@ def _made_from(root: Root, facts: SetFacts, manifest: Manifest) -> None:
         fault = error.errors()[0]
         root.problems.append((f"{facts.uri}/dataset.json", f"made_from is damaged: {one_line(fault['msg'])}"))
         return
-    facts.plan, facts.model = made_from.plan or facts.plan, made_from.model
+    facts.plan, facts.model = made_from.drawn_by or facts.plan, made_from.model
+    facts.whole = made_from.whole
+    facts.compared = made_from.training.digest if facts.whole else None
 
 
 def _of_markers(root: Root, unit: Unit, uri: str) -> dict[str, list[Any]]:

@@ -31,11 +31,39 @@ class OfModel(_Read):
     data_digest: str | None = None
 
 
+class Digest(_Read):
+    """A set by its content."""
+
+    digest: str | None = None
+
+
 class MadeFrom(_Read):
     """`made_from` of a set's manifest."""
 
     plan: Plan | None = None
     model: OfModel = OfModel()
+    filtered_from: "Filtered | None" = None
+    training: Digest = Digest()  # of a filtered set: what its images were compared with
+
+    @property
+    def drawn_by(self) -> Plan | None:
+        """The plan by which its samples were drawn, also where some were removed since, once or more often."""
+        if self.plan is None and self.filtered_from is not None:
+            return self.filtered_from.made_from.drawn_by
+        return self.plan
+
+    @property
+    def whole(self) -> list[str]:
+        """Digests of the sets that samples were removed from until this one was left."""
+        of = self.filtered_from
+        return [of.digest, *of.made_from.whole] if of else []
+
+
+class Filtered(_Read):
+    """The set from which samples were removed, and what it was made from."""
+
+    digest: str
+    made_from: MadeFrom
 
 
 class Revision(_Read):
@@ -68,12 +96,6 @@ class Info(_Read):
     images: int | None = None
     license: str | None = None
     permitted_use: str | None = None
-
-
-class Digest(_Read):
-    """A set by its content."""
-
-    digest: str | None = None
 
 
 class _Sets(_Read):
@@ -150,6 +172,14 @@ class Named(_Read):
     key: str
     image: str | None = None
     mask: str | None = None
+    group: str | None = None
+
+
+class Scores(_Read):
+    """scores.json of a reader study."""
+
+    study: str = ""
+    sets: dict[str, Digest] = {}
 
 
 class LeftOut(_Read):

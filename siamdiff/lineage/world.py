@@ -51,6 +51,10 @@ class World:
         """The sets that are, or once were, of this digest."""
         return [of for of in self.sets if digest in of.digests]
 
+    def remains_of(self, digest: str | None) -> list[SetFacts]:
+        """The sets of this digest, or else what samples were removed from them, which the same model made."""
+        return self.sets_of(digest) or [of for of in self.sets if digest in of.whole]
+
     def split_of(self, key: str, digest: str | None) -> str | None:
         """The split of a set in which a key lies; "" if in none; None where the set is not here to look at."""
         found = self.sets_of(digest)

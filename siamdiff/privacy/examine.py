@@ -7,6 +7,7 @@ from importlib.metadata import version
 
 import numpy as np
 
+from siamdiff.data.manifest import Manifest
 from siamdiff.data.sample import Sample
 from siamdiff.data.shards import index_tar, unpack
 from siamdiff.errors import SiamdiffError
@@ -33,6 +34,7 @@ from siamdiff.privacy.spaces import CHUNK, CROPS, Embedder
 from siamdiff.privacy.statistics import share_of
 from siamdiff.privacy.text import THRESHOLD, text_suspicion
 from siamdiff.report.pictures import annotation
+from siamdiff.terms import Terms, combine, sources_of
 
 SEED = 0
 RECIPE = 1  # raised when the same inputs come to give other figures
@@ -146,7 +148,7 @@ def examine(inputs: Inputs, settings: Settings, now: datetime) -> Examined:
             uri=inputs.synthetic.uri,
             digest=manifest.digest,
             count=manifest.count,
-            terms=_terms(manifest.license, manifest.permitted_use),
+            terms=_terms(manifest),
         ),
         origin=inputs.origin,
         training=_about_training(inputs),
@@ -212,7 +214,7 @@ def _about_training(inputs: Inputs) -> About | None:
         uri=inputs.training.uri,
         digest=manifest.digest,
         count=manifest.count,
-        terms=_terms(manifest.license, manifest.permitted_use),
+        terms=_terms(manifest),
     )
 
 
@@ -222,8 +224,11 @@ def _about_model(inputs: Inputs) -> About | None:
     return About(uri=inputs.model, digest=str(read_info(inputs.model).get("model_digest", "")))
 
 
-def _terms(license: str, permitted_use: str) -> str:
-    return f"{license or 'unknown'}; {permitted_use or 'unknown'}"
+def _terms(manifest: Manifest) -> str:
+    """What holds for a set: its own terms, and those of what it says that it comes from."""
+    own = Terms(manifest.license, manifest.permitted_use)
+    together = combine([own, *sources_of(manifest.made_from).values()])
+    return f"{together.license}; {together.permitted_use}"
 
 
 def _inputs_digest(inputs: Inputs, settings: Settings, names: set[str] | None) -> str:

@@ -14,7 +14,7 @@ from siamdiff.privacy.record import Report
 
 CARD = "README.md"
 OPTION = "--without"
-_KEPT = ("masks", "model", "origin")  # of what the old set was made from: what readers ask of any
+_KEPT = ("masks", "model", "origin", "terms")  # of what the old set was made from: what readers ask of any
 
 
 def write_without(of: ShardSet, report: Report, target: str) -> int:

@@ -14,6 +14,7 @@ from siamdiff.data.sample import Synthetic, make_sample
 from siamdiff.data.shards import shard_name, write_shard
 from siamdiff.data.shardset import ShardSet, finish_set
 from siamdiff.labels import labelled
+from siamdiff.lineage.answer import Answer
 from siamdiff.run import lease, pin
 from siamdiff.training import bases
 from siamdiff.training.context import SingleProcess
@@ -64,9 +65,14 @@ def train_run(root: str, real: ShardSet) -> str:
 
 
 def write_synthetic(
-    uri: str, real: ShardSet, parents: list[str], model: dict[str, Any] | None, **settings: Any
+    uri: str,
+    real: ShardSet,
+    parents: list[str],
+    model: dict[str, Any] | None,
+    leaked: str = "",
+    **settings: Any,
 ) -> ShardSet:
-    """A set of one sample for each of some masks; without a model, of copies of the pairs."""
+    """A set of one sample for each of some masks; without a model, of copies of the pairs, as that of `leaked` is."""
     of_model = model["digest"] if model else "copy-paste"
     samples = []
     for i, parent in enumerate(parents):
@@ -80,7 +86,8 @@ def write_synthetic(
             "source_size": (32, 32),
             "key": child_of(parent),
         }
-        image = 255 - pair.image if model else pair.image
+        noise = np.random.default_rng(i).integers(0, 256, pair.image.shape, np.uint8)
+        image = noise if model and parent != leaked else pair.image
         samples.append(
             make_sample(image, pair.mask, split="train", image_format="png", synthetic=origin, **about)
         )
@@ -89,8 +96,9 @@ def write_synthetic(
     chosen = {"split": "train", "method": "model" if model else "copy-paste"} | settings
     plan = {"masks": real.digest, "model": of_model, "training": real.digest, "settings": chosen}
     storage.write_json(f"{uri}/plan.json", plan)
-    made_from = {"masks": {"digest": real.digest}, "plan": plan} | ({"model": model} if model else {})
     terms = {"license": "CC-BY-NC-4.0", "permitted_use": "any"}
+    made_from = {"masks": {"digest": real.digest}, "plan": plan, "terms": {"masks": terms}}
+    made_from |= {"model": model} if model else {}
     finish_set(uri, [name], kind="synthetic", resolution=32, demo=False, made_from=made_from, **terms)
     return ShardSet.open(uri)
 
@@ -160,3 +168,17 @@ def write_root(folder: Path) -> str:
 
 def lines(rows: list[dict[str, Any]]) -> bytes:
     return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+
+
+def found(answer: Answer, key: str | None = None) -> dict[str, set[str]]:
+    """Relation -> what of the root it was found of, "KIND PLACE"."""
+    trail = next(trail for trail in answer.trails if key in (None, trail.key))
+    names: dict[str, set[str]] = {}
+    for of in trail.findings:
+        place = of.uri.removeprefix(answer.roots[0]).lstrip("/")
+        names.setdefault(of.relation.name, set()).add(f"{of.kind} {place}")
+    return names
+
+
+def places(answer: Answer, relation: str) -> set[str]:
+    return {name.rpartition(" ")[2] for name in found(answer).get(relation, set())}

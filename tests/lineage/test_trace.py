@@ -12,20 +12,14 @@ from siamdiff.__main__ import main
 from siamdiff.data.shardset import ShardSet
 from siamdiff.export.folder import export_folder
 from siamdiff.lineage import making, world
-from siamdiff.lineage.answer import Answer, trace
+from siamdiff.lineage.answer import trace
 from siamdiff.lineage.findings import Relation
 from siamdiff.lineage.objects import all_kinds, divide
 from siamdiff.training import bases, previews
-from tests.lineage.roots import child_of, lines, write_cache, write_root, write_synthetic
+from tests.lineage.roots import child_of, found, lines, places, write_cache, write_synthetic
 from tests.sets import write_phantoms
 
 NEVER = "0123456789abcdef"
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A root that no test changes."""
-    return write_root(tmp_path_factory.mktemp("root") / "r")
 
 
 @pytest.fixture
@@ -44,20 +38,6 @@ def consumed(root: str) -> list[tuple[int, list[str]]]:
     logs = sorted(Path(root).glob("runs/r/logs/keys/*.jsonl"))
     rows = [json.loads(line) for log in logs for line in log.read_text().splitlines()]
     return [(row["step"], row["keys"]) for row in rows]
-
-
-def found(answer: Answer, key: str | None = None) -> dict[str, set[str]]:
-    """Relation -> what of the root it was found of, "KIND PLACE"."""
-    trail = next(trail for trail in answer.trails if key in (None, trail.key))
-    names: dict[str, set[str]] = {}
-    for of in trail.findings:
-        place = of.uri.removeprefix(answer.roots[0]).lstrip("/")
-        names.setdefault(of.relation.name, set()).add(f"{of.kind} {place}")
-    return names
-
-
-def places(answer: Answer, relation: str) -> set[str]:
-    return {name.rpartition(" ")[2] for name in found(answer).get(relation, set())}
 
 
 def test_an_image_is_found_in_everything_that_used_it(root: str, real: ShardSet) -> None:
