@@ -23,15 +23,25 @@ PHASES = {"before N/3": N // 4, "after N/3": N // 2}  # k
 
 
 @contextmanager
-def recomputing(network: Any, wanted: bool) -> Iterator[None]:
-    """Activation checkpointing of a diffusers network while the block runs."""
+def recomputing(model: SiameseDiffusion, wanted: bool, *, hints: bool = True) -> Iterator[None]:
+    """Activation checkpointing of UNet and ControlNet while the block runs.
+
+    Args:
+        model: holds both.
+        wanted: whether there is any.
+        hints: whether Dense Hint Input recomputes, too; the released code's does not.
+    """
+    networks: list[Any] = [model.unet, model.control]
     if wanted:
-        network.enable_gradient_checkpointing()
+        for network in networks:
+            network.enable_gradient_checkpointing()
+        model.control.controlnet_cond_embedding.gradient_checkpointing = hints
     try:
         yield
     finally:
         if wanted:
-            network.disable_gradient_checkpointing()
+            for network in networks:
+                network.disable_gradient_checkpointing()
 
 
 def count(variant: str, divisor: int, resolution: int, batch: int, k: int, *, checkpointing: bool) -> int:
@@ -56,11 +66,7 @@ def count(variant: str, divisor: int, resolution: int, batch: int, k: int, *, ch
         networks: list[nn.Module] = [base.unet, model.control, controlnet]
         for network in networks:
             network.zero_grad(set_to_none=True)
-        with (
-            recomputing(base.unet, checkpointing),
-            recomputing(model.control, checkpointing),
-            Meter([]) as meter,
-        ):
+        with recomputing(model, checkpointing, hints=variant == "siamdiff"), Meter([]) as meter:
             if variant == "siamdiff":
                 loss, _ = model(inputs, weights_at(k, N), torch.empty(active, dtype=torch.long))
                 loss.backward()

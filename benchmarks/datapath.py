@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def measure(size: Size, rounds: int) -> dict[str, Any]:
 def _of_format(
     place: Place, folder: str, pairs: list[Pair], image_format: ImageFormat, rounds: int
 ) -> list[dict[str, Any]]:
-    numbers = iter(range(2 * (rounds + 1)))
+    numbers = count()
 
     def fresh() -> str:
         return f"{folder}/{image_format}-{next(numbers)}"
@@ -95,7 +96,7 @@ def read_webdataset(uri: str, image_format: ImageFormat) -> int:
     return sum(1 for _ in decoded)
 
 
-def read_stream(uri: str, count: int) -> int:
+def read_stream(uri: str, samples: int) -> int:
     """As many samples as the shard holds, as a training process takes them; how many there were."""
     shard_set = ShardSet.open(uri)
     side = shard_set.manifest.resolution // 8
@@ -103,7 +104,7 @@ def read_stream(uri: str, count: int) -> int:
     batches = load_batches(
         StreamDataset(shard_set, stream, (LATENT, side, side), TIMESTEPS, PROMPT_DROP),
         first_step=0,
-        last_step=count // BATCH,
+        last_step=samples // BATCH,
         rank=0,
         world_size=1,
         micro_batch=BATCH,

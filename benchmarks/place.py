@@ -57,18 +57,18 @@ class Measured:
         return Spread.of(self.seconds)
 
 
-def take_turns(
-    place: Place, works: dict[str, Callable[[], object]], rounds: int, warmups: int = 1
-) -> dict[str, Measured]:
-    """Every work once a round, one after the other, so that what disturbs the machine disturbs all of them."""
+def take_turns(place: Place, works: dict[str, Callable[[], object]], rounds: int) -> dict[str, Measured]:
+    """Every work once a round, one after the other, so that what disturbs the machine disturbs all of them.
+
+    Before that each is run once to warm up, and once for its memory, which takes time of its own to look at.
+    """
+    for work in works.values():
+        work()
+    peaks = {name: peak_of(place, work) for name, work in works.items()}
     seconds: dict[str, list[float]] = {name: [] for name in works}
-    peaks = dict.fromkeys(works, 0)
-    for i in range(warmups + rounds):
+    for _ in range(rounds):
         for name, work in works.items():
-            taken, peak = timed(place, work)
-            if i >= warmups:
-                seconds[name].append(taken)
-                peaks[name] = max(peaks[name], peak)
+            seconds[name].append(timed(place, work))
     return {name: Measured(seconds[name], peaks[name]) for name in works}
 
 
@@ -77,25 +77,34 @@ def quotient(ours: Measured, theirs: Measured) -> Spread:
     return Spread.of([a / b for a, b in zip(ours.seconds, theirs.seconds, strict=True)])
 
 
-def timed(place: Place, work: Callable[[], object]) -> tuple[float, int]:
-    """Seconds that a call takes, and the bytes that were held at most meanwhile."""
+def timed(place: Place, work: Callable[[], object]) -> float:
+    """Seconds that a call takes."""
     gc.collect()
-    _forget_peak(place)
     place.wait()
     started = time.perf_counter()
     work()
     place.wait()
-    return time.perf_counter() - started, _peak(place)
+    return time.perf_counter() - started
+
+
+def peak_of(place: Place, work: Callable[[], object]) -> int:
+    """Bytes that are held at most while a call runs."""
+    gc.collect()
+    forget_peak(place)
+    work()
+    place.wait()
+    return peak(place)
 
 
 def matrix_rate(place: Place, side: int, rounds: int = 10) -> float:
     """Floating-point operations a second that a product of two square matrices reaches, the best of the rounds."""
     a, b = (torch.randn(side, side, device=place.device, dtype=place.dtype) for _ in range(2))
-    measured = take_turns(place, {"product": lambda: a @ b}, rounds, warmups=3)
+    measured = take_turns(place, {"product": lambda: a @ b}, rounds)
     return 2 * side**3 / min(measured["product"].seconds)
 
 
-def _forget_peak(place: Place) -> None:
+def forget_peak(place: Place) -> None:
+    """Lets `peak` begin anew."""
     if place.on_gpu:
         torch.cuda.reset_peak_memory_stats(place.device)
         return
@@ -105,7 +114,8 @@ def _forget_peak(place: Place) -> None:
     Path("/proc/self/clear_refs").write_text("5")  # the process's own high-water mark, see proc(5)
 
 
-def _peak(place: Place) -> int:
+def peak(place: Place) -> int:
+    """Bytes that were held at most since `forget_peak`: of the process on a CPU, of tensors on a GPU."""
     if place.on_gpu:
         return torch.cuda.max_memory_allocated(place.device)
     status = Path("/proc/self/status").read_text().splitlines()

@@ -46,7 +46,7 @@ class Size:
 
 SIZES = {
     "toy": Size(training.Size(16, 64, 5), sampling.Size(16, 64, 2, 2), datapath.Size(64, 8), 256, 1),
-    "small": Size(training.Size(2, 128, 8), sampling.Size(4, 64, 8, 20), datapath.Size(384, 64), 2048, 3),
+    "small": Size(training.Size(4, 256, 8), sampling.Size(4, 64, 8, 20), datapath.Size(384, 64), 2048, 3),
     "true": Size(training.Size(1, 384, 32), sampling.Size(1, 384, 16, 50), datapath.Size(384, 64), 8192, 7),
 }
 
@@ -122,8 +122,7 @@ def _training(figures: dict[str, Any]) -> Iterator[str]:
     if station := figures.get("workstation"):
         yield (
             f"\nworkstation.yaml, a step of {station['batch']}: {station['reserved_gb']:.1f} GB reserved of "
-            f"{station['cap_gb']}, {station['peak_gb']:.1f} in tensors; it, the first one, took "
-            f"{station['first_step_seconds']:.1f} s"
+            f"{station['cap_gb']}, {station['peak_gb']:.1f} in tensors, {station['seconds']:.1f} s"
         )
     found = figures["rounding"]
     errors = [

@@ -7,7 +7,7 @@ are compared first: no level may differ by more than one, which is rounding.
 """
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ from siamdiff.training.speed import compile_blocks, use_channels_last
 
 AIMS = {"times": 1.3, "images/s on a GPU": 6}
 LATENT = 4  # channels
+ALONE = "diffusers, one by one"  # one image is drawn, its time counted as often as a batch has images
 DIGEST = 64 * "0"  # of a model that lies nowhere
 
 
@@ -78,11 +79,11 @@ class Sampling:
         """Our images as their shard holds them, uint8 (H, W, 3)."""
         return [made.decode().image for made in self.sampler.make(self.conditions).samples]
 
-    def theirs(self, batch: int) -> list[np.ndarray]:
-        """Diffusers' images, uint8 (H, W, 3), in batches of `batch`."""
-        made = []
-        for first in range(0, len(self.conditions), batch):
-            part = self.conditions[first : first + batch]
+    def theirs(self, batch: int, of: int | None = None) -> list[np.ndarray]:
+        """Diffusers' images, uint8 (H, W, 3), in batches of `batch`; of the first `of` conditions, or of all."""
+        made, conditions = [], self.conditions[:of]
+        for first in range(0, len(conditions), batch):
+            part = conditions[first : first + batch]
             masks = torch.from_numpy(np.stack([condition.mask for condition in part]))
             images = self.pipeline(
                 [condition.prompt for condition in part],
@@ -153,9 +154,11 @@ def measure(place: Place, size: Size, rounds: int, rate: float, *, stages: bool)
     works = {
         "siamdiff": sampling.ours,
         "diffusers": lambda: sampling.theirs(size.batch),
-        "diffusers, one by one": lambda: sampling.theirs(1),
+        ALONE: lambda: sampling.theirs(1, of=1),
     }
-    measured = take_turns(place, works, rounds, warmups=0)
+    measured = take_turns(place, works, rounds)
+    alone = measured[ALONE]
+    measured[ALONE] = replace(alone, seconds=[size.batch * seconds for seconds in alone.seconds])
     tflop = size.batch * tflop_of_an_image(size)
     return {
         "size": vars(size),

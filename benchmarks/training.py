@@ -12,7 +12,7 @@ On a GPU the step is measured once more with each of the things that are there f
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from diffusers import ControlNetModel
 
 from benchmarks.counting import PHASES, N, count, on, recomputing
 from benchmarks.naive import NaiveStep
-from benchmarks.place import Measured, Place, quotient, take_turns, timed
+from benchmarks.place import Measured, Place, forget_peak, peak, peak_of, quotient, take_turns, timed
 from benchmarks.plain import PlainControlNet, unet_frozen
 from benchmarks.reduced import make_base, make_batch, make_model, tokens_of
 from siamdiff.commandline import load
@@ -64,6 +64,8 @@ class Networks:
     def __init__(self, place: Place, size: Size) -> None:
         torch.manual_seed(0)
         self.place, self.size = place, size
+        forget_peak(place)
+        self.before = peak(place)  # bytes that are there without any network
         with torch.device(place.device):
             self.base: Base = make_base(size.divisor)
             self.model: SiameseDiffusion = make_model(self.base)
@@ -78,7 +80,7 @@ class Networks:
 
     def siamdiff(self, k: int, *, checkpointing: bool = False) -> float:
         """The loop's step after `k` of N; returns the loss."""
-        with recomputing(self.model.unet, checkpointing), recomputing(self.model.control, checkpointing):
+        with recomputing(self.model, checkpointing):
             loss, _ = self.engine.forward(self.encoders.inputs(self.batch), weights_at(k, N))
             self.engine.backward(loss)
             self.engine.step()
@@ -87,7 +89,7 @@ class Networks:
     def straightforward(self, k: int) -> float:
         """Every pass in full, recomputing activations; returns the loss."""
         device = self.place.device
-        with recomputing(self.model.unet, True), recomputing(self.model.control, True), self._autocast():
+        with recomputing(self.model, True, hints=False), self._autocast():
             naive = NaiveStep(self.base, self.model, N)
             loss = naive.loss(on(self.batch, device), self.tokens.to(device), k)
             loss.backward()
@@ -144,6 +146,7 @@ def measure(place: Place, size: Size, rounds: int, rate: float, *, stages: bool)
         }
         measured = take_turns(place, works, rounds)
         _agree(losses, place)
+        measured = {name: replace(of, peak=of.peak - networks.before) for name, of in measured.items()}
         rows.append({"phase": phase, "losses": losses} | _compared(measured, size, k, rate))
     del networks.plain, networks.plain_optimizer
     staged = _staged(networks, rounds, rate) if stages else []
@@ -208,8 +211,8 @@ def _staged(networks: Networks, rounds: int, rate: float) -> list[dict[str, Any]
     for name, add in additions.items():
         add()
         for phase, k in PHASES.items():
-            first, _ = timed(place, lambda k=k: networks.siamdiff(k))  # compiles, where something is to be
-            measured = take_turns(place, {"step": lambda k=k: networks.siamdiff(k)}, rounds, warmups=2)
+            first = timed(place, lambda k=k: networks.siamdiff(k))  # compiles, where something is to be
+            measured = take_turns(place, {"step": lambda k=k: networks.siamdiff(k)}, rounds)
             flops = count("siamdiff", size.divisor, size.resolution, size.batch, k, checkpointing=False)
             row = _row(measured["step"], flops, size, rate)
             rows.append({"stage": name, "phase": phase, "first_seconds": first} | row)
@@ -241,15 +244,16 @@ def workstation(place: Place, size: Size) -> dict[str, Any]:
         for _ in range(passes):
             networks.siamdiff(PHASES["after N/3"], checkpointing=recompute)
 
-    seconds, peak = timed(place, step)
-    reserved = torch.cuda.max_memory_reserved(place.device) if place.on_gpu else peak
+    held = peak_of(place, step)
+    seconds = timed(place, step)
+    reserved = torch.cuda.max_memory_reserved(place.device) if place.on_gpu else held
     if place.on_gpu:
         torch.cuda.set_per_process_memory_fraction(1.0, place.device)
     return {
         "cap_gb": WORKSTATION_GB,
         "batch": train.batch_size,
-        "first_step_seconds": seconds,
-        "peak_gb": peak / 1e9,
+        "seconds": seconds,
+        "peak_gb": held / 1e9,
         "reserved_gb": reserved / 1e9,
     }
 

@@ -3,14 +3,16 @@
 Shapes: hint image (B, 3, H, W) in [0, 1], H and W multiples of 8; output (B, C0, H/8, W/8), C0 the UNet's first width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from siamdiff.errors import UserError
 
 HINT_CHANNELS = (16, 32, 64, 128, 256)  # the paper's widths
+_STAGES = (slice(0, 2), slice(2, 4), slice(4, 7), slice(7, 10), slice(10, 13))  # the five, among the layers
 
 
 def conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:
@@ -50,7 +52,9 @@ class PatchMerge(nn.Module):
 class DenseHintInput(nn.Module):
     """Encodes a hint image, mask or photograph alike, to features added to ControlNet's first convolution.
 
-    Its last convolution starts at zero, so an untrained DHI adds nothing.
+    Its last convolution starts at zero, so an untrained DHI adds nothing. Activation checkpointing of the ControlNet
+    that holds it (diffusers' enable_gradient_checkpointing) recomputes its stages: the first two, at full resolution,
+    would else keep as much as all the rest of a training step that recomputes.
 
     Args:
         channels: the five stage widths; there are five because the latent is 8 = 2**3 times smaller than the image,
@@ -60,6 +64,9 @@ class DenseHintInput(nn.Module):
     Raises:
         UserError: `channels` has not five positive entries.
     """
+
+    gradient_checkpointing = False  # switched by diffusers, which also brings the function that recomputes
+    _gradient_checkpointing_func: Callable[..., Tensor]
 
     def __init__(self, channels: Sequence[int] = HINT_CHANNELS, out_channels: int = 320) -> None:
         super().__init__()
@@ -82,4 +89,11 @@ class DenseHintInput(nn.Module):
 
     def forward(self, hint: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1] -> (B, C0, H/8, W/8)."""
-        return self.zero_conv(self.stages(hint))
+        x = hint
+        for stage in _STAGES:
+            layers = self.stages[stage]
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                x = self._gradient_checkpointing_func(layers, x)
+            else:
+                x = layers(x)
+        return self.zero_conv(x)

@@ -6,6 +6,7 @@ from torch import nn
 
 from siamdiff.errors import UserError
 from siamdiff.model.dhi import DenseHintInput, PatchMerge
+from tests.training.reference import tiny_model
 
 
 def test_an_untrained_dhi_adds_nothing() -> None:
@@ -35,3 +36,24 @@ def test_patch_merge_orders_a_cell_column_by_column() -> None:
 def test_other_than_five_widths_are_refused(channels: tuple[int, ...]) -> None:
     with pytest.raises(UserError, match="five positive widths"):
         DenseHintInput(channels)
+
+
+def test_recomputing_gives_the_same_gradients_and_keeps_less() -> None:
+    image, kept, gradients = torch.rand(1, 3, 64, 64), [], []
+    for recomputes in (False, True):
+        network = tiny_model().controlnet
+        if recomputes:
+            network.enable_gradient_checkpointing()
+        saved: list[int] = []
+
+        def keep(x: torch.Tensor, saved: list[int] = saved) -> torch.Tensor:
+            saved.append(x.numel())
+            return x
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+            hint = network.hint(image)
+        hint.square().sum().backward()
+        kept.append(sum(saved))
+        gradients.append([p.grad for p in network.controlnet_cond_embedding.parameters()])
+    torch.testing.assert_close(*gradients)
+    assert kept[1] < kept[0] / 3
