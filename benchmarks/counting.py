@@ -1,7 +1,9 @@
 """Operations of the training steps that are compared, counted on the meta device; nothing is computed."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -44,8 +46,17 @@ def recomputing(model: SiameseDiffusion, wanted: bool, *, hints: bool = True) ->
                 network.disable_gradient_checkpointing()
 
 
-def count(variant: str, divisor: int, resolution: int, batch: int, k: int, *, checkpointing: bool) -> int:
-    """Floating-point operations of one optimizer step.
+@dataclass(frozen=True)
+class Count:
+    """What a step takes."""
+
+    flops: int
+    peak: int  # bytes of tensors that it makes, gradients of weights among them, alive at once
+    held: int  # bytes of weights, all of them, and of AdamW's moments of those that learn
+
+
+def count(variant: str, divisor: int, resolution: int, batch: int, k: int, *, checkpointing: bool) -> Count:
+    """Operations and memory of one optimizer step, in fp32.
 
     Args:
         variant: "siamdiff", with latents and text states known; "straightforward" or "controlnet", with VAE and text
@@ -66,7 +77,13 @@ def count(variant: str, divisor: int, resolution: int, batch: int, k: int, *, ch
         networks: list[nn.Module] = [base.unet, model.control, controlnet]
         for network in networks:
             network.zero_grad(set_to_none=True)
-        with recomputing(model, checkpointing, hints=variant == "siamdiff"), Meter([]) as meter:
+        frozen: list[nn.Module] = [base.vae, base.text_encoder]
+        trained = controlnet if variant == "controlnet" else model
+        module = nn.ModuleList([base.unet, controlnet] if variant == "controlnet" else [model])
+        weights = [p for network in (module, *frozen) for p in network.parameters()]
+        held = 4 * sum(p.numel() for p in weights)
+        held += 8 * sum(p.numel() for p in trained.parameters() if p.requires_grad)
+        with recomputing(model, checkpointing, hints=variant == "siamdiff"), Meter(weights) as meter:
             if variant == "siamdiff":
                 loss, _ = model(inputs, weights_at(k, N), torch.empty(active, dtype=torch.long))
                 loss.backward()
@@ -75,7 +92,36 @@ def count(variant: str, divisor: int, resolution: int, batch: int, k: int, *, ch
             else:
                 with unet_frozen(base.unet):
                     PlainControlNet(base, controlnet, model.alphas_cumprod).loss(given, tokens).backward()
-    return meter.flops
+        for network in networks:
+            network.zero_grad(set_to_none=True)
+    return Count(meter.flops, meter.peak, held)
+
+
+@dataclass(frozen=True)
+class Largest:
+    """The largest batch whose straightforward step is counted to fit a memory."""
+
+    batch: int
+    ours: int  # bytes that our step takes with it, recomputing activations as the other does
+    theirs: int
+
+
+def largest_batch(divisor: int, resolution: int, k: int, memory: float) -> Largest:
+    """Counted at two batches so large that weights' gradients do not decide, and once more at what these lead to.
+
+    Args:
+        divisor, resolution, k: see `count`.
+        memory: bytes.
+    """
+
+    def taken(variant: str, batch: int) -> int:
+        step = count(variant, divisor, resolution, batch, k, checkpointing=True)
+        return step.held + step.peak
+
+    few, more = 64, 128
+    low, high = (taken("straightforward", batch) for batch in (few, more))
+    batch = max(1, math.floor(few + (memory - low) * (more - few) / (high - low)))
+    return Largest(batch, taken("siamdiff", batch), taken("straightforward", batch))
 
 
 def on(batch: Batch, device: torch.device) -> Batch:

@@ -1,16 +1,14 @@
 """Where a benchmark runs: the device, what it can do at most, and how time and memory are taken there."""
 
-import ctypes
 import gc
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from benchmarks.common import Spread
+from siamdiff.estimate.meter import Meter
 from siamdiff.sections import Precision
 from siamdiff.training.engine import DTYPES
 
@@ -49,7 +47,7 @@ class Measured:
     """A piece of work that was repeated."""
 
     seconds: list[float]  # one a round, in order
-    peak: int  # bytes that were held at most: of the process on a CPU, of tensors on a GPU
+    peak: int  # bytes of tensors that were alive at most: all on a GPU, on a CPU those that the work itself made
 
     @property
     def spread(self) -> Spread:
@@ -60,10 +58,8 @@ class Measured:
 def take_turns(place: Place, works: dict[str, Callable[[], object]], rounds: int) -> dict[str, Measured]:
     """Every work once a round, one after the other, so that what disturbs the machine disturbs all of them.
 
-    Before that each is run once to warm up, and once for its memory, which takes time of its own to look at.
+    Before that each is run once, to warm up and for its memory, which takes time of its own to look at.
     """
-    for work in works.values():
-        work()
     peaks = {name: peak_of(place, work) for name, work in works.items()}
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(rounds):
@@ -88,12 +84,16 @@ def timed(place: Place, work: Callable[[], object]) -> float:
 
 
 def peak_of(place: Place, work: Callable[[], object]) -> int:
-    """Bytes that are held at most while a call runs."""
+    """Bytes of tensors that are alive at most while a call runs; on a CPU, of those that it makes."""
     gc.collect()
-    forget_peak(place)
+    if not place.on_gpu:
+        with Meter([]) as meter:
+            work()
+        return meter.peak
+    torch.cuda.reset_peak_memory_stats(place.device)
     work()
     place.wait()
-    return peak(place)
+    return torch.cuda.max_memory_allocated(place.device)
 
 
 def matrix_rate(place: Place, side: int, rounds: int = 10) -> float:
@@ -101,29 +101,3 @@ def matrix_rate(place: Place, side: int, rounds: int = 10) -> float:
     a, b = (torch.randn(side, side, device=place.device, dtype=place.dtype) for _ in range(2))
     measured = take_turns(place, {"product": lambda: a @ b}, rounds)
     return 2 * side**3 / min(measured["product"].seconds)
-
-
-def forget_peak(place: Place) -> None:
-    """Lets `peak` begin anew."""
-    if place.on_gpu:
-        torch.cuda.reset_peak_memory_stats(place.device)
-        return
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "malloc_trim"):
-        libc.malloc_trim(0)  # what the work before has freed, but glibc kept, is not of this one
-    Path("/proc/self/clear_refs").write_text("5")  # the process's own high-water mark, see proc(5)
-
-
-def peak(place: Place) -> int:
-    """Bytes that were held at most since `forget_peak`: of the process on a CPU, of tensors on a GPU."""
-    if place.on_gpu:
-        return torch.cuda.max_memory_allocated(place.device)
-    status = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
-
-
-def free_memory(place: Place) -> int:
-    """Bytes that are free now: of the GPU, or of the machine."""
-    if place.on_gpu:
-        return torch.cuda.mem_get_info(place.device)[0]
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -46,7 +46,7 @@ class Size:
 
 SIZES = {
     "toy": Size(training.Size(16, 64, 5), sampling.Size(16, 64, 2, 2), datapath.Size(64, 8), 256, 1),
-    "small": Size(training.Size(4, 256, 8), sampling.Size(4, 64, 8, 20), datapath.Size(384, 64), 2048, 3),
+    "small": Size(training.Size(2, 128, 8), sampling.Size(4, 64, 8, 20), datapath.Size(384, 64), 2048, 3),
     "true": Size(training.Size(1, 384, 32), sampling.Size(1, 384, 16, 50), datapath.Size(384, 64), 8192, 7),
 }
 
@@ -110,9 +110,9 @@ def _training(figures: dict[str, Any]) -> Iterator[str]:
     for row in part["rows"]:
         yield (
             f"\n{row['phase']}: time {row['time']} of straightforward, operations {row['operations']:.3f}, their "
-            f"quotient {row['time / operations']:.3f} (aim {aims['time / operations']}); memory with checkpointing "
-            f"in both {row['memory']:.3f} (aim {aims['memory']}); {row['controlnet']} times a plain ControlNet's step "
-            f"(aim {aims['controlnet']})"
+            f"quotient {row['time / operations']:.3f} (aim {aims['time / operations']}); counted memory with "
+            f"checkpointing in both {row['memory']:.3f} (aim {aims['memory']}) at {row['largest'].batch} samples, the "
+            f"largest batch for 24 GB; {row['controlnet']} times a plain ControlNet's step (aim {aims['controlnet']})"
         )
     if part["stages"]:
         yield "\n| step of siamdiff | | seconds | samples/s | TFLOP | TFLOP/s | of the matrix product | peak GB |"

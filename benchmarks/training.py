@@ -12,16 +12,16 @@ On a GPU the step is measured once more with each of the things that are there f
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import ControlNetModel
 
-from benchmarks.counting import PHASES, N, count, on, recomputing
+from benchmarks.counting import PHASES, N, count, largest_batch, on, recomputing
 from benchmarks.naive import NaiveStep
-from benchmarks.place import Measured, Place, forget_peak, peak, peak_of, quotient, take_turns, timed
+from benchmarks.place import Measured, Place, peak_of, quotient, take_turns, timed
 from benchmarks.plain import PlainControlNet, unet_frozen
 from benchmarks.reduced import make_base, make_batch, make_model, tokens_of
 from siamdiff.commandline import load
@@ -42,6 +42,7 @@ AIMS = {
 }
 WORKSTATION = Path(__file__).parents[1] / "jobs" / "configs" / "workstation.yaml"
 WORKSTATION_GB = 24
+MEMORY = 24e9  # bytes for which the largest batch is counted
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,6 @@ class Networks:
     def __init__(self, place: Place, size: Size) -> None:
         torch.manual_seed(0)
         self.place, self.size = place, size
-        forget_peak(place)
-        self.before = peak(place)  # bytes that are there without any network
         with torch.device(place.device):
             self.base: Base = make_base(size.divisor)
             self.model: SiameseDiffusion = make_model(self.base)
@@ -146,7 +145,6 @@ def measure(place: Place, size: Size, rounds: int, rate: float, *, stages: bool)
         }
         measured = take_turns(place, works, rounds)
         _agree(losses, place)
-        measured = {name: replace(of, peak=of.peak - networks.before) for name, of in measured.items()}
         rows.append({"phase": phase, "losses": losses} | _compared(measured, size, k, rate))
     del networks.plain, networks.plain_optimizer
     staged = _staged(networks, rounds, rate) if stages else []
@@ -171,17 +169,19 @@ def _compared(measured: dict[str, Measured], size: Size, k: int, rate: float) ->
             "siamdiff" if name == "checkpointing" else name,
             *(size.divisor, size.resolution, size.batch, k),
             checkpointing=name in ("checkpointing", "straightforward"),
-        )
+        ).flops
         for name in measured
     }
     ours, theirs = measured["siamdiff"], measured["straightforward"]
     time, operations = quotient(ours, theirs), flops["siamdiff"] / flops["straightforward"]
+    largest = largest_batch(size.divisor, size.resolution, k, MEMORY)
     return {
         "steps": {name: _row(measured[name], flops[name], size, rate) for name in measured},
         "time": time,
         "operations": operations,
         "time / operations": time.median / operations,
-        "memory": measured["checkpointing"].peak / theirs.peak,
+        "memory": largest.ours / largest.theirs,
+        "largest": largest,
         "controlnet": quotient(ours, measured["controlnet"]),
     }
 
@@ -213,8 +213,8 @@ def _staged(networks: Networks, rounds: int, rate: float) -> list[dict[str, Any]
         for phase, k in PHASES.items():
             first = timed(place, lambda k=k: networks.siamdiff(k))  # compiles, where something is to be
             measured = take_turns(place, {"step": lambda k=k: networks.siamdiff(k)}, rounds)
-            flops = count("siamdiff", size.divisor, size.resolution, size.batch, k, checkpointing=False)
-            row = _row(measured["step"], flops, size, rate)
+            counted = count("siamdiff", size.divisor, size.resolution, size.batch, k, checkpointing=False)
+            row = _row(measured["step"], counted.flops, size, rate)
             rows.append({"stage": name, "phase": phase, "first_seconds": first} | row)
     return rows
 

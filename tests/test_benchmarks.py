@@ -22,13 +22,14 @@ from benchmarks import (
     training,
 )
 from benchmarks.common import Spread
-from benchmarks.counting import PHASES, count
+from benchmarks.counting import PHASES, Count, count, largest_batch
 from benchmarks.phantoms import make_pairs, write_set
 from benchmarks.place import Measured, Place, find_place, quotient, take_turns
 from infra import cluster
 from siamdiff.sections import ImageFormat, Precision
 
 TOY = run.SIZES["toy"]
+NAIVE = "straightforward"
 CPU = Place(torch.device("cpu"), "fp32")
 
 
@@ -46,13 +47,17 @@ def test_steps_that_are_timed_have_the_same_loss_at_every_repetition() -> None:
 
 @pytest.mark.soak
 def test_operations_are_more_where_passes_are_repeated() -> None:
-    def counted(variant: str, checkpointing: bool) -> int:
+    def counted(variant: str, checkpointing: bool) -> Count:
         size = TOY.training
         where = size.divisor, size.resolution, size.batch, PHASES["after N/3"]
         return count(variant, *where, checkpointing=checkpointing)
 
-    ours = counted("siamdiff", False)
-    assert ours < counted("siamdiff", True) < counted("straightforward", True)
+    ours, recomputing, theirs = counted("siamdiff", False), *(counted(of, True) for of in ("siamdiff", NAIVE))
+    assert ours.flops < recomputing.flops < theirs.flops
+    assert recomputing.peak < min(ours.peak, theirs.peak)
+    largest = largest_batch(TOY.training.divisor, TOY.training.resolution, PHASES["after N/3"], 1e9)
+    assert largest.ours < largest.theirs
+    assert largest.theirs == pytest.approx(1e9, rel=0.05)
 
 
 def test_what_is_compared_takes_turns_and_is_divided_round_by_round() -> None:

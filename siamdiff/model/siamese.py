@@ -1,9 +1,9 @@
 """Siamese-Diffusion: Mask- and Image-Diffusion share one UNet and one ControlNet.
 
 One call of `SiameseDiffusion` is one training step's forward: every network pass inside it is needed, none is made
-twice. Before Online-Augmentation these are one of DHI and ControlNet (mask and image in one batch), one of the encoder
-and two of the decoder; Online-Augmentation adds ControlNet, encoder and decoder on the samples it takes. Without image
-branch there is one pass of each, of the masks alone.
+twice. Before Online-Augmentation these are two of DHI (mask, image), one of ControlNet (both in one batch), one of the
+encoder and two of the decoder; Online-Augmentation adds ControlNet, encoder and decoder on the samples it takes.
+Without image branch there is one pass of each, of the masks alone.
 
 Shapes: see `StepInputs`; latents (B, 4, h, w) with h = H/8, w = W/8.
 """
@@ -160,11 +160,12 @@ class SiameseDiffusion(nn.Module):
     ) -> tuple[Tensor, list[Controls]]:
         """The first image's hint, and the controls of each: of the mask, or of mask and image.
 
-        n images pass as one batch of nB: the arithmetic is that of n passes, but the weights are gathered once under
-        ZeRO-3, and the kernels are better filled.
+        n images pass the ControlNet as one batch of nB: the arithmetic is that of n passes, but the weights are
+        gathered once under ZeRO-3, and the kernels are better filled. Hints are encoded one after the other: at the
+        images' full resolution kernels are filled anyway, and recomputing takes the memory of one.
         """
         n = len(images)
-        hints = self.controlnet.hint(torch.cat(images))  # (nB, C0, h, w)
+        hints = torch.cat([self.controlnet.hint(image) for image in images])  # (nB, C0, h, w)
         z_t, t, text = torch.cat(n * [z_t]), torch.cat(n * [t]), torch.cat(n * [text])
         controls = self.controlnet.controls(z_t, t, text, hints)  # each (nB, C_l, h_l, w_l)
         return hints.chunk(n)[0], list(zip(*(c.chunk(n) for c in controls), strict=True))

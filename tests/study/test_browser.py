@@ -31,7 +31,7 @@ NAMELESS = """() => [...document.querySelectorAll('button, select, input, textar
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    return small_study(tmp_path_factory.mktemp("browser"), images=8, repeats=2, readers=3, each=4)
+    return small_study(tmp_path_factory.mktemp("browser"), readers=3, each=4)
 
 
 @pytest.fixture(scope="module")
@@ -84,17 +84,17 @@ def test_two_readers_lose_nothing_when_the_server_is_killed_and_a_tab_is_closed(
     for page in pages.values():
         page.keyboard.press("Enter")
         page.wait_for_selector("#image:visible")
-    for at in range(5):  # in turns, as readers do
+    for at in range(10):  # in turns, as readers do
         for reader, page in pages.items():
             rate(page, answers[reader][at])
-            if at < 4:
+            if at < 9:
                 go_on(page, at + 2)
     first, second = pages.values()
     server.kill()
     # both go on while nobody listens; one closes the tab, the other waits
     for reader, page in pages.items():
-        go_on(page, 6)
-        rate(page, answers[reader][5])
+        go_on(page, 11)
+        rate(page, answers[reader][10])
         page.wait_for_selector(WAITING)
     first.close()
     server.start()
@@ -102,15 +102,15 @@ def test_two_readers_lose_nothing_when_the_server_is_killed_and_a_tab_is_closed(
     first = contexts["reader-1"].new_page()
     first.goto(server.url)  # still signed in
     first.wait_for_selector("#resting:visible")
-    assert first.inner_text("#resting-text").startswith("6 of 10")
+    assert first.inner_text("#resting-text").startswith("11 of 20")
     first.wait_for_selector(SAVED)
     first.keyboard.press("Enter")
     second.keyboard.press("Enter")
     for (reader, _), page in zip(pages.items(), (first, second), strict=True):
-        for at in range(6, 10):
+        for at in range(11, 20):
             page.wait_for_selector("#image:visible")
             rate(page, answers[reader][at])
-            if at < 9:
+            if at < 19:
                 go_on(page, at + 2)
         page.keyboard.press("Enter")
         page.wait_for_selector("#resting:visible")
@@ -176,9 +176,7 @@ def test_marks_going_back_and_two_windows(browser: Browser, made: Made, server: 
     context.close()
 
 
-@pytest.mark.parametrize(
-    ("width", "height"), [(1280, 800), pytest.param(820, 1180, marks=pytest.mark.soak), (390, 844)]
-)
+@pytest.mark.parametrize(("width", "height"), [(1280, 800), (820, 1180), (390, 844)])
 def test_a_page_reads_well_and_fits_fingers(
     browser: Browser, made: Made, server: Server, tmp_path: Path, width: int, height: int
 ):
