@@ -34,7 +34,7 @@ class Passes:
 
 PASSES = {
     False: Passes(2.65498e12, 4.06862e12, 5.733e9, 2.387e9),
-    True: Passes(3.33636e12, 5.0, 3.94e9, 0.962e9),
+    True: Passes(3.33584e12, 5.05536e12, 3.941e9, 0.499e9),
 }
 ACTIVE = 0.201  # share of the timesteps that Online-Augmentation takes, once it has begun
 AFTER = 2 / 3  # share of the steps in which it does
