@@ -1,6 +1,8 @@
 """The benchmarks at their smallest: that what they compare is the same, and that they run. No figure is held."""
 
 import json
+import subprocess
+import sys
 from argparse import Namespace
 from dataclasses import asdict
 from pathlib import Path
@@ -112,6 +114,22 @@ def test_the_data_path_is_told_in_a_table(tmp_path: Path) -> None:
     with datapath.node_cache(f"{tmp_path}/cache"):
         assert datapath.read_stream(f"{tmp_path}/set", 8) == 8
     assert datapath.read_webdataset(f"{tmp_path}/set", "png") == 8
+
+
+def test_the_bench_needs_nothing_of_the_cluster_and_of_the_tests() -> None:
+    """A machine with a GPU may have no network to bring them."""
+    blocked = (
+        "ray",
+        "deepspeed",
+        "s3fs",
+        "prometheus_client",
+        "pytest",
+        "playwright",
+        "tests",
+        "torchvision",
+    )
+    program = f"import sys; sys.modules.update(dict.fromkeys({blocked!r})); import benchmarks.run"
+    subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[1], check=True)
 
 
 @pytest.mark.soak
