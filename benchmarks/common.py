@@ -41,13 +41,18 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
     return made
 
 
-def machine() -> dict[str, Any]:
-    """Where and when a figure was measured; `load` is the number of processes that ran beside at the start."""
+def machine(device: torch.device | None = None) -> dict[str, Any]:
+    """Where and when a figure was measured; `load` is the number of processes that run beside.
+
+    Args:
+        device: where; by default a GPU if there is one.
+    """
+    on_gpu = torch.cuda.is_available() if device is None else device.type == "cuda"
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "gpu": torch.cuda.get_device_name(device) if on_gpu else None,
         "torch": torch.__version__,
         "load": os.getloadavg()[0],
     }

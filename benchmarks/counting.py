@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
@@ -55,6 +55,7 @@ class Count:
     held: int  # bytes of weights, all of them, and of AdamW's moments of those that learn
 
 
+@cache
 def count(variant: str, divisor: int, resolution: int, batch: int, k: int, *, checkpointing: bool) -> Count:
     """Operations and memory of one optimizer step, in fp32.
 
@@ -121,6 +122,8 @@ def largest_batch(divisor: int, resolution: int, k: int, memory: float) -> Large
     few, more = 64, 128
     low, high = (taken("straightforward", batch) for batch in (few, more))
     batch = max(1, math.floor(few + (memory - low) * (more - few) / (high - low)))
+    while batch > 1 and taken("straightforward", batch) > memory:
+        batch = max(1, math.floor(0.95 * batch))
     return Largest(batch, taken("siamdiff", batch), taken("straightforward", batch))
 
 

@@ -47,7 +47,7 @@ class Measured:
     """A piece of work that was repeated."""
 
     seconds: list[float]  # one a round, in order
-    peak: int  # bytes of tensors that were alive at most: all on a GPU, on a CPU those that the work itself made
+    peak: int  # bytes of the tensors that it made which were alive at once
 
     @property
     def spread(self) -> Spread:
@@ -84,16 +84,17 @@ def timed(place: Place, work: Callable[[], object]) -> float:
 
 
 def peak_of(place: Place, work: Callable[[], object]) -> int:
-    """Bytes of tensors that are alive at most while a call runs; on a CPU, of those that it makes."""
+    """Bytes of the tensors that a call makes and that are alive at once."""
     gc.collect()
     if not place.on_gpu:
         with Meter([]) as meter:
             work()
         return meter.peak
+    there = torch.cuda.memory_allocated(place.device)
     torch.cuda.reset_peak_memory_stats(place.device)
     work()
     place.wait()
-    return torch.cuda.max_memory_allocated(place.device)
+    return torch.cuda.max_memory_allocated(place.device) - there
 
 
 def matrix_rate(place: Place, side: int, rounds: int = 10) -> float:

@@ -51,8 +51,8 @@ SIZES = {
 }
 
 
-def measure(place: Place, parts: list[str], size: Size, *, stages: bool) -> dict[str, Any]:
-    """All figures of the parts.
+def measure(place: Place, parts: list[str], size: Size, *, stages: bool) -> Iterator[dict[str, Any]]:
+    """The figures so far, after each part: one that fails takes none of the others along.
 
     Args:
         place: where networks run; the data path is the CPU's.
@@ -62,21 +62,24 @@ def measure(place: Place, parts: list[str], size: Size, *, stages: bool) -> dict
     """
     rate = matrix_rate(place, size.matrix)
     figures: dict[str, Any] = {
-        "machine": machine() | {"device": str(place.device), "precision": place.precision},
+        "machine": machine(place.device) | {"device": str(place.device), "precision": place.precision},
         "threads": torch.get_num_threads(),
         "matrix_tflops": rate / 1e12,
     }
-    started = time.perf_counter()
+    yield figures
     if "training" in parts:
         figures["training"] = training.measure(place, size.training, size.rounds, rate, stages=stages)
         figures["rounding"] = training.rounding(place)
+        yield figures
         if stages:
             figures["workstation"] = training.workstation(place, size.training)
+            yield figures
     if "sampling" in parts:
         figures["sampling"] = sampling.measure(place, size.sampling, size.rounds, rate, stages=stages)
+        yield figures
     if "data" in parts:
         figures["data"] = datapath.measure(size.data, size.rounds)
-    return figures | {"minutes": (time.perf_counter() - started) / 60}
+        yield figures
 
 
 def table(figures: dict[str, Any]) -> Iterator[str]:
@@ -84,11 +87,16 @@ def table(figures: dict[str, Any]) -> Iterator[str]:
     where = figures["machine"]
     yield (
         f"{where['date']}, {where['gpu'] or where['processor']}, {where['cores']} cores, "
-        f"{figures['threads']} threads, PyTorch {where['torch']}, {where['precision']}, load {where['load']:.1f}, "
-        f"{figures['minutes']:.1f} minutes; a large matrix product reaches {figures['matrix_tflops']:.3g} TFLOP/s"
+        f"{figures['threads']} threads, PyTorch {where['torch']}, {where['precision']}, load {where['load']:.1f}; a "
+        f"large matrix product reaches {figures['matrix_tflops']:.3g} TFLOP/s"
     )
     if "training" in figures:
         yield from _training(figures)
+    if station := figures.get("workstation"):
+        yield (
+            f"\nworkstation.yaml, a step of {station['batch']}: {station['reserved_gb']:.1f} GB reserved of "
+            f"{station['cap_gb']}, {station['peak_gb']:.1f} made by the step, {station['seconds']:.1f} s"
+        )
     if "sampling" in figures:
         yield from _sampling(figures["sampling"])
     if "data" in figures:
@@ -119,11 +127,6 @@ def _training(figures: dict[str, Any]) -> Iterator[str]:
         yield "|---|---|---|---|---|---|---|---|"
         for row in part["stages"]:
             yield f"| {row['stage']} | {row['phase']} | {row['seconds']} | {_rates(row)} |"
-    if station := figures.get("workstation"):
-        yield (
-            f"\nworkstation.yaml, a step of {station['batch']}: {station['reserved_gb']:.1f} GB reserved of "
-            f"{station['cap_gb']}, {station['peak_gb']:.1f} in tensors, {station['seconds']:.1f} s"
-        )
     found = figures["rounding"]
     errors = [
         f"{loss:.1e}, {norm:.1e}" for loss, norm in zip(found["loss"], found["gradient_norm"], strict=True)
@@ -199,10 +202,14 @@ def main() -> None:
     if chosen.rounds:
         size = Size(**(vars(size) | {"rounds": chosen.rounds}))
     stages = place.on_gpu if chosen.stages is None else chosen.stages
-    figures = measure(place, chosen.parts, size, stages=stages)
-    print("\n".join(table(figures)))
-    if chosen.json:
-        chosen.json.write_text(json.dumps(figures, default=asdict, indent=1) + "\n")
+    started, told = time.perf_counter(), 0
+    for figures in measure(place, chosen.parts, size, stages=stages):
+        lines = list(table(figures))
+        print("\n".join(lines[told:]), flush=True)
+        told = len(lines)
+        if chosen.json:
+            chosen.json.write_text(json.dumps(figures, default=asdict, indent=1) + "\n")
+    print(f"\n{(time.perf_counter() - started) / 60:.1f} minutes")
 
 
 if __name__ == "__main__":

@@ -10,8 +10,10 @@ of the first three must agree.
 On a GPU the step is measured once more with each of the things that are there for GPUs, one added to the other.
 """
 
+import gc
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ from siamdiff.commandline import load
 from siamdiff.config import Config
 from siamdiff.model.base import Base
 from siamdiff.model.siamese import SiameseDiffusion
+from siamdiff.sections import Train
 from siamdiff.training.encoders import FrozenEncoders
 from siamdiff.training.engine import TorchEngine, adamw
 from siamdiff.training.losses import weights_at
@@ -88,9 +91,10 @@ class Networks:
     def straightforward(self, k: int) -> float:
         """Every pass in full, recomputing activations; returns the loss."""
         device = self.place.device
-        with recomputing(self.model, True, hints=False), self._autocast():
-            naive = NaiveStep(self.base, self.model, N)
-            loss = naive.loss(on(self.batch, device), self.tokens.to(device), k)
+        with recomputing(self.model, True, hints=False):
+            with self._autocast():
+                naive = NaiveStep(self.base, self.model, N)
+                loss = naive.loss(on(self.batch, device), self.tokens.to(device), k)
             loss.backward()
         self.engine.optimizer.step()
         self.engine.optimizer.zero_grad(set_to_none=True)
@@ -99,9 +103,10 @@ class Networks:
     def controlnet(self) -> float:
         """A plain ControlNet's step; returns the loss."""
         device = self.place.device
-        with unet_frozen(self.base.unet), self._autocast():
-            step = PlainControlNet(self.base, self.plain, self.model.alphas_cumprod)
-            loss = step.loss(on(self.batch, device), self.tokens.to(device))
+        with unet_frozen(self.base.unet):
+            with self._autocast():
+                step = PlainControlNet(self.base, self.plain, self.model.alphas_cumprod)
+                loss = step.loss(on(self.batch, device), self.tokens.to(device))
             loss.backward()
         self.plain_optimizer.step()
         self.plain_optimizer.zero_grad(set_to_none=True)
@@ -227,11 +232,28 @@ def workstation(place: Place, size: Size) -> dict[str, Any]:
         size: of networks and images; the batch is the configuration's.
     """
     config, _ = load(["--config", str(WORKSTATION)], WORKSTATION, "")
-    train = config.train
-    if place.on_gpu:
-        torch.cuda.empty_cache()
-        total = torch.cuda.get_device_properties(place.device).total_memory
-        torch.cuda.set_per_process_memory_fraction(WORKSTATION_GB * 1e9 / total, place.device)
+    gc.collect()  # networks of before hold themselves in circles
+    with _capped(place):
+        return _workstation(place, size, config.train)
+
+
+@contextmanager
+def _capped(place: Place) -> Iterator[None]:
+    """A GPU that has as much memory as a workstation's; a CPU as it is."""
+    if not place.on_gpu:
+        yield
+        return
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(place.device)
+    total = torch.cuda.get_device_properties(place.device).total_memory
+    torch.cuda.set_per_process_memory_fraction(WORKSTATION_GB * 1e9 / total, place.device)
+    try:
+        yield
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, place.device)
+
+
+def _workstation(place: Place, size: Size, train: Train) -> dict[str, Any]:
     micro = train.micro_batch or train.batch_size
     networks = Networks(place, Size(size.divisor, size.resolution, micro))
     del networks.plain, networks.plain_optimizer
@@ -247,8 +269,6 @@ def workstation(place: Place, size: Size) -> dict[str, Any]:
     held = peak_of(place, step)
     seconds = timed(place, step)
     reserved = torch.cuda.max_memory_reserved(place.device) if place.on_gpu else held
-    if place.on_gpu:
-        torch.cuda.set_per_process_memory_fraction(1.0, place.device)
     return {
         "cap_gb": WORKSTATION_GB,
         "batch": train.batch_size,

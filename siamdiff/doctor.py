@@ -28,6 +28,7 @@ from siamdiff.data.raw import most_frequent_reason, too_little
 from siamdiff.data.shardset import ShardSet
 from siamdiff.errors import SiamdiffError, UserError
 from siamdiff.estimate.architecture import architecture, count
+from siamdiff.estimate.devices import device_named
 from siamdiff.estimate.memory import CONTEXT, Memory, processes
 from siamdiff.estimate.report import settled, training_need
 from siamdiff.model import sources
@@ -181,7 +182,7 @@ def _estimate(config: Config, needs: list[Needs]) -> Iterator[Finding]:
     networks = architecture(config)
     trained, everything = count(networks.model, trainable=True), count(networks.model)
     encoders = count(networks.base.vae) + count(networks.base.text_encoder)
-    memory = training_need(settled(config, networks, _smallest_gpu()), networks)
+    memory = training_need(settled(config, networks, _memory_to_reckon_with(config)), networks)
     needs.append(Needs(memory, everything + encoders, count(networks.model.control), trained))
     yield Finding(
         "ok",
@@ -249,6 +250,15 @@ def _disk(config: Config, needs: Needs) -> Iterator[Finding]:
             yield Finding("FAIL", "disk", f"{what}; {fix}", 2)
 
 
+def _memory_to_reckon_with(config: Config) -> float | None:
+    """Bytes of the GPU that a training process will have; None where it has none, or which is not known."""
+    gpus, named = config.cluster.gpus, config.cluster.device
+    if not gpus:
+        return None
+    whole = _smallest_gpu() or (GB * device_named(named).memory if named else None)
+    return whole and min(1.0, gpus) * whole
+
+
 def _smallest_gpu() -> int | None:
     """Bytes of the smallest GPU that is visible; None without one."""
     if not torch.cuda.is_available():
@@ -283,7 +293,7 @@ def _gpu(config: Config, needs: Needs) -> Iterator[Finding]:
     if needs.memory.peak <= smallest:
         yield Finding("ok", "gpu", message)
     else:
-        fix = "lower train.micro_batch or set train.activation_checkpointing (--dry-run has the details)"
+        fix = "lower train.micro_batch or set train.activation_checkpointing true (--dry-run has the details)"
         yield Finding("FAIL", "gpu", f"{message}; {fix}", 2)
 
 

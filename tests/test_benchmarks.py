@@ -106,7 +106,7 @@ def test_our_sampler_and_diffusers_are_timed_on_the_same_images() -> None:
 
 
 def test_the_data_path_is_told_in_a_table(tmp_path: Path) -> None:
-    figures = run.measure(CPU, ["data"], TOY, stages=False)
+    *_, figures = run.measure(CPU, ["data"], TOY, stages=False)
     assert [row["kind"] for row in figures["data"]["rows"]] == 2 * ["write", "read", "stream"]
     lines = list(run.table(figures))
     assert sum(line.startswith(("| png", "| jpg")) for line in lines) == 6
@@ -137,7 +137,7 @@ def test_the_bench_needs_nothing_of_the_cluster_and_of_the_tests() -> None:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_all_that_a_gpu_runs_runs_here_at_toy_size(precision: Precision, tmp_path: Path) -> None:
     """Compilation included: minutes."""
-    figures = run.measure(Place(torch.device("cpu"), precision), list(run.PARTS), TOY, stages=True)
+    *_, figures = run.measure(Place(torch.device("cpu"), precision), list(run.PARTS), TOY, stages=True)
     assert [row["stage"] for row in figures["training"]["stages"]][-1] == "+ compiled"
     assert figures["workstation"]["batch"] == 48
     exact = precision == "fp32"

@@ -30,7 +30,8 @@ def dry_run(config: Config, stages: tuple[str, ...]) -> str:
     """
     device = device_named(config.cluster.device) if config.cluster.device else None
     networks = architecture(config)
-    config = settled(config, networks, device.memory * GB if device else None)
+    share = min(1.0, config.cluster.gpus or 1.0)  # of a GPU that several workers have
+    config = settled(config, networks, share * device.memory * GB if device else None)
     lines = list(_sizes(networks))
     copies = "generate" in stages and config.generate.method == "copy-paste"  # which need no training
     if "train" in stages and not copies:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from siamdiff.errors import UserError
 
 HINT_CHANNELS = (16, 32, 64, 128, 256)  # the paper's widths
-_STAGES = (slice(0, 2), slice(2, 4), slice(4, 7), slice(7, 10), slice(10, 13))  # the five, among the layers
+_STAGES = (range(2), range(2, 4), range(4, 7), range(7, 10), range(10, 13))  # the five: their layers
 
 
 def conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:
@@ -90,10 +90,14 @@ class DenseHintInput(nn.Module):
     def forward(self, hint: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1] -> (B, C0, H/8, W/8)."""
         x = hint
-        for stage in _STAGES:
-            layers = self.stages[stage]
+        for layers in _STAGES:
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                x = self._gradient_checkpointing_func(layers, x)
+                x = self._gradient_checkpointing_func(self._stage, layers, x)
             else:
-                x = layers(x)
+                x = self._stage(layers, x)
         return self.zero_conv(x)
+
+    def _stage(self, layers: range, x: Tensor) -> Tensor:
+        for i in layers:
+            x = self.stages[i](x)
+        return x

@@ -57,6 +57,7 @@ def predict_noise(
     t: Tensor,
     text: Tensor,
     hint: Tensor,
+    control_text: Tensor | None = None,
 ) -> Tensor:
     """Mask-Diffusion: eps_m = UNet(z_t, t, c_t, c_m), in the dtype of z_t.
 
@@ -64,8 +65,9 @@ def predict_noise(
         unet, controlnet: the trained pair.
         z_t, t, text: (B, 4, h, w), (B,), (B, L, D).
         hint: (B, C0, h, w), DHI's output for the masks.
+        control_text: the text in the ControlNet's dtype, where the caller holds it.
     """
-    control_mask = controlnet.controls(z_t, t, text, hint)
+    control_mask = controlnet.controls(z_t, t, text if control_text is None else control_text, hint)
     encoded = _encode(unet, z_t, t, text)
     return decode(unet, encoded, text, control_mask).to(z_t.dtype)  # (B, 4, h, w)
 

@@ -42,14 +42,17 @@ def predictor(
             adapter, which was trained on masks alone.
         image_weight: w_i of Eq. 5.
     """
-    text, n = text.to(unet.dtype), len(text) // len(mask)
+    n = len(text) // len(mask)
     if isinstance(control, T2IAdapter):
         assert image is None, "an adapter was trained on masks alone"
         features = tuple(torch.cat(n * [x]) for x in adapter_features(control, mask))
+        text = text.to(unet.dtype)
         return lambda z_t, t: predict_noise_adapted(unet, z_t, t, text, features)
     if image is None:
         hint = torch.cat(n * [control.hint(mask)])  # (nB, C0, h, w)
-        return lambda z_t, t: predict_noise(unet, control, z_t, t, text, hint)
+        # While a model is trained its frozen part may be in another precision than what learns.
+        text, control_text = text.to(unet.dtype), text.to(control.dtype)
+        return lambda z_t, t: predict_noise(unet, control, z_t, t, text, hint, control_text)
     return _mixed(unet, control, mask, text, image, image_weight)
 
 
@@ -65,7 +68,8 @@ def _mixed(
     hint_mask, hint_image = controlnet.hint(torch.cat([mask, image])).chunk(2)
     n = len(text) // len(mask)
     hints = torch.cat(n * [hint_mask] + n * [hint_image])  # (2nB, C0, h, w)
-    texts = torch.cat([text, text])  # (2nB, L, D)
+    texts = torch.cat([text, text]).to(controlnet.dtype)  # (2nB, L, D)
+    text = text.to(unet.dtype)
 
     def predict(z_t: Tensor, t: Tensor) -> Tensor:
         controls = controlnet.controls(torch.cat([z_t, z_t]), torch.cat([t, t]), texts, hints)

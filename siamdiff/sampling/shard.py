@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from siamdiff import __version__
 from siamdiff.data.sample import EncodedSample, Synthetic, content_key, decode_image, make_sample
 from siamdiff.data.stream import image_tensor
 from siamdiff.errors import SiamdiffError
@@ -152,7 +153,8 @@ class ShardSampler:
             "batch": [settings.batch_size, 3, settings.resolution, settings.resolution],
             "threads": None if on_gpu else torch.get_num_threads(),
             "versions": {
-                name: importlib.metadata.version(name) for name in ("siamdiff", "torch", "diffusers")
+                "siamdiff": __version__,  # also of a checkout that is not installed
+                **{name: importlib.metadata.version(name) for name in ("torch", "diffusers")},
             },
         }
 

@@ -12,7 +12,7 @@ def projected_once(*networks: nn.Module) -> Iterator[None]:
     """While the block runs, each cross-attention of the networks projects a text once and then hands out the same.
 
     A text is known by its tensor, not by its values: give the same tensor (B, L, D), in the networks' dtype, at every
-    pass. The values are those of the projection itself, to the last bit.
+    pass. The values are those of the projection itself, to the last bit. One block at a time: it changes the networks.
 
     Args:
         networks: UNet, ControlNet, or another with diffusers' attention; left as they were found.

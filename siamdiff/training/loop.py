@@ -136,7 +136,8 @@ class _Trainer:
             return chosen
         if device.type != "cuda":
             return False
-        memory = min(self.context.gather(torch.cuda.get_device_properties(device).total_memory))
+        share = min(1.0, self.config.cluster.gpus or 1.0)  # of a GPU that several workers have
+        memory = share * min(self.context.gather(torch.cuda.get_device_properties(device).total_memory))
         model = self.config.model.model_copy(update={"base": str(self.base.folder)})
         config = self.config.model_copy(update={"model": model})
         return settled(config, architecture(config), memory).train.activation_checkpointing is True

@@ -1,9 +1,13 @@
 """What makes the networks faster without changing what they compute, up to the last bits; and what is not let be."""
 
+import inspect
+
 import torch
+import torch._dynamo
 from torch import nn
 
 # The parts of UNet, ControlNet and adapter that are worth a compilation of their own.
+RECOMPILATIONS = 128  # of all blocks together, where PyTorch cannot count them apart
 COMPILED = ("down_blocks", "mid_block", "up_blocks", "controlnet_cond_embedding", "adapter")
 
 
@@ -36,11 +40,15 @@ def compile_blocks(*networks: nn.Module) -> None:
     symbol from the second one on that a block sees (Online-Augmentation's changes from step to step), so that a few
     steps compile all that a run needs.
     """
+    # Newer PyTorch counts recompilations block by block; before, all blocks share one limit, which 8 of them fill.
+    apart = "isolate_recompiles" in inspect.signature(torch.compile).parameters
+    if not apart:
+        torch._dynamo.config.recompile_limit = RECOMPILATIONS
     for network in networks:
         for name in COMPILED:
             part = getattr(network, name, None)
             for block in part if isinstance(part, nn.ModuleList) else filter(None, [part]):
-                block.compile(isolate_recompiles=True)
+                block.compile(**({"isolate_recompiles": True} if apart else {}))
 
 
 def hold_frozen(network: nn.Module, dtype: torch.dtype) -> None:
