@@ -214,8 +214,7 @@ def _refused(request: Request) -> tuple[int, str] | None:
     """Status and reason where a request is not let through."""
     if request.method in ("GET", "HEAD"):
         return None
-    origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site", "same-origin")
-    if site != "same-origin" or (origin and urlsplit(origin).netloc != request.headers.get("host")):
+    if not _is_own(request):
         return 403, "only the study's own page may ask for this"
     length = request.headers.get("content-length", "0" if request.method == "DELETE" else "")
     if not length.isdecimal() or int(length) > MAX_BODY:
@@ -224,3 +223,15 @@ def _refused(request: Request) -> tuple[int, str] | None:
     if request.method != "DELETE" and kind != "application/json":
         return 415, "application/json alone"
     return None
+
+
+def _is_own(request: Request) -> bool:
+    """Whether the study's page asks, or no browser does.
+
+    No page can set Sec-Fetch-Site, and it holds whatever a proxy makes of Host: where it is there, it decides. Browsers
+    send it over TLS and to loopback alone.
+    """
+    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
+    if site is not None:
+        return site == "same-origin"
+    return not origin or urlsplit(origin).netloc == request.headers.get("host")
