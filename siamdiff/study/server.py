@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, StringConstraints
 
 from siamdiff.study.answers import REASONS, Answers, Sent
 from siamdiff.study.codes import MAX_LENGTH, reader_of
-from siamdiff.study.folder import IMAGES, Readers, Study
+from siamdiff.study.folder import IMAGES, Reader, Readers, Study
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +54,12 @@ class SignIn(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     code: Annotated[str, StringConstraints(max_length=MAX_LENGTH)]
+
+
+class SentBy(Sent):
+    """A change, and whose page sends it: the cookie may be another's by now, who signed in in another tab."""
+
+    reader: Reader
 
 
 class Failures:
@@ -114,8 +120,10 @@ def create_app(place: Path, study: Study, readers: Readers, answers: Answers) ->
         }
 
     @app.put("/api/answers/{name}")
-    def keep(name: str, sent: Sent, token: Annotated[str | None, Cookie(alias=COOKIE)] = None) -> Response:
+    def keep(name: str, sent: SentBy, token: Annotated[str | None, Cookie(alias=COOKIE)] = None) -> Response:
         reader = signed_in(token)
+        if reader != sent.reader:
+            raise HTTPException(401, f"this is an answer of {sent.reader}, who has to sign in again")
         if name not in study.orders[reader]:
             raise HTTPException(404, "there is no such image")
         if answers.save(reader, name, sent):

@@ -39,8 +39,8 @@ def signed_in(client: TestClient, made: Made, reader: str = "reader-1") -> TestC
     return client
 
 
-def sent(**answer: object) -> dict[str, object]:
-    return {"change": "1" * 32, "knows": [], "answer": answer}
+def sent(reader: str = "reader-1", /, **answer: object) -> dict[str, object]:
+    return {"reader": reader, "change": "1" * 32, "knows": [], "answer": answer}
 
 
 def test_images_and_answers_are_for_readers_alone(client: TestClient, made: Made):
@@ -62,6 +62,18 @@ def test_images_and_answers_are_for_readers_alone(client: TestClient, made: Made
         assert client.get(path).status_code == 404
     client.cookies.set(COOKIE, "guess")
     assert client.get("/api/study").status_code == 401
+
+
+def test_an_answer_is_kept_for_the_reader_who_gave_it_or_for_nobody(client: TestClient, made: Made):
+    """Tabs of a browser share one cookie: a page may outlive its reader's session and meet another's."""
+    name = read_study(made.place).orders["reader-1"][2]
+    signed_in(client, made, "reader-2")
+    assert client.put(f"/api/answers/{name}", json=sent("reader-1")).status_code == 401
+    assert client.put(f"/api/answers/{name}", json={"change": "1" * 32, "answer": {}}).status_code == 422
+    assert client.get("/api/study").json()["answers"].keys().isdisjoint({name})
+    signed_in(client, made, "reader-1")
+    assert client.put(f"/api/answers/{name}", json=sent("reader-1")).status_code == 204
+    assert name in client.get("/api/study").json()["answers"]
 
 
 def test_nothing_in_an_answer_of_the_server_tells_real_from_synthetic(client: TestClient, made: Made):
@@ -129,7 +141,7 @@ def test_a_cookie_is_secure_behind_tls(client: TestClient, made: Made):
 def test_other_sites_cannot_write(client: TestClient, made: Made, headers: dict[str, str], status: int):
     signed_in(client, made, "reader-2")
     name = read_study(made.place).orders["reader-2"][0]
-    content = b'{"change": "22222222222222222222222222222222", "answer": {}}'
+    content = b'{"reader": "reader-2", "change": "22222222222222222222222222222222", "answer": {}}'
     given = {"Content-Type": "application/json"} | headers
     assert client.put(f"/api/answers/{name}", content=content, headers=given).status_code == status
     if status == 403:
