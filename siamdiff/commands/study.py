@@ -40,7 +40,7 @@ def _add_make(steps: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         "--repeats", type=int, default=0, metavar="K", help="how many of them are shown twice, long apart [0]"
     )
     parser.add_argument("--readers", type=int, required=True, metavar="COUNT", help="how many codes")
-    parser.add_argument("--seed", type=int, default=0, help="of the images' choice and order [0]")
+    parser.add_argument("--seed", type=int, default=0, help="of the images' choice, not of their order [0]")
     parser.add_argument("--split", help="of the real set: test, say, which no model has seen [all]")
     parser.set_defaults(run=_make)
 

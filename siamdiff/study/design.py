@@ -1,4 +1,4 @@
-"""Which images a study shows, and in which order: balanced over origin and lesion size, drawn by a seed.
+"""Which images a study shows, and in which order: balanced over origin and lesion size, drawn at random.
 
 As many real images as synthetic ones, as many of each method; of each class of lesion size as many of every method,
 and as many real ones as of all methods together. So neither size nor number tells the origin.

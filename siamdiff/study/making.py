@@ -107,7 +107,7 @@ def make_study(real: str, synthetic: Mapping[str, str], to: str, plan: Plan) -> 
         id=secret.study,
         side=sets[REAL].manifest.resolution,
         image_bytes=len(_png(np.zeros([sets[REAL].manifest.resolution] * 2 + [3], np.uint8))),
-        orders={f"reader-{i + 1}": _order(names, plan.seed, i) for i in range(plan.readers)},
+        orders={f"reader-{i + 1}": _order(names) for i in range(plan.readers)},
     )
     personal = {reader: codes.new_code() for reader in study.orders}
     with _writing(place) as partial:
@@ -192,9 +192,12 @@ def _secret(
     return secret, names
 
 
-def _order(names: list[list[str]], seed: int, reader: int) -> list[str]:
-    pairs = [(of[0], of[1]) for of in names if len(of) == 2]
-    return design.order(pairs, [of[0] for of in names if len(of) == 1], np.random.default_rng([seed, reader]))
+def _order(names: list[list[str]]) -> list[str]:
+    """One reader's order, which nobody can make again: `names` begin with the real images, and many know the seed."""
+    mixed = secrets.SystemRandom().sample(names, len(names))
+    pairs = [(of[0], of[1]) for of in mixed if len(of) == 2]
+    others = [of[0] for of in mixed if len(of) == 1]
+    return design.order(pairs, others, np.random.default_rng(secrets.randbits(128)))
 
 
 def _classes(of: list[design.Candidate]) -> dict[str, int]:

@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, StringConstraints
 
 from siamdiff.study.answers import REASONS, Answers, Sent
 from siamdiff.study.codes import MAX_LENGTH, reader_of
-from siamdiff.study.folder import IMAGES, Readers, Study
+from siamdiff.study.folder import IMAGES, Reader, Readers, Study
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +54,12 @@ class SignIn(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     code: Annotated[str, StringConstraints(max_length=MAX_LENGTH)]
+
+
+class SentBy(Sent):
+    """A change, and whose page sends it: the cookie may be another's by now, who signed in in another tab."""
+
+    reader: Reader
 
 
 class Failures:
@@ -114,8 +120,10 @@ def create_app(place: Path, study: Study, readers: Readers, answers: Answers) ->
         }
 
     @app.put("/api/answers/{name}")
-    def keep(name: str, sent: Sent, token: Annotated[str | None, Cookie(alias=COOKIE)] = None) -> Response:
+    def keep(name: str, sent: SentBy, token: Annotated[str | None, Cookie(alias=COOKIE)] = None) -> Response:
         reader = signed_in(token)
+        if reader != sent.reader:
+            raise HTTPException(401, f"this is an answer of {sent.reader}, who has to sign in again")
         if name not in study.orders[reader]:
             raise HTTPException(404, "there is no such image")
         if answers.save(reader, name, sent):
@@ -214,8 +222,7 @@ def _refused(request: Request) -> tuple[int, str] | None:
     """Status and reason where a request is not let through."""
     if request.method in ("GET", "HEAD"):
         return None
-    origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site", "same-origin")
-    if site != "same-origin" or (origin and urlsplit(origin).netloc != request.headers.get("host")):
+    if not _is_own(request):
         return 403, "only the study's own page may ask for this"
     length = request.headers.get("content-length", "0" if request.method == "DELETE" else "")
     if not length.isdecimal() or int(length) > MAX_BODY:
@@ -224,3 +231,15 @@ def _refused(request: Request) -> tuple[int, str] | None:
     if request.method != "DELETE" and kind != "application/json":
         return 415, "application/json alone"
     return None
+
+
+def _is_own(request: Request) -> bool:
+    """Whether the study's page asks, or no browser does.
+
+    No page can set Sec-Fetch-Site, and it holds whatever a proxy makes of Host: where it is there, it decides. Browsers
+    send it over TLS and to loopback alone.
+    """
+    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
+    if site is not None:
+        return site == "same-origin"
+    return not origin or urlsplit(origin).netloc == request.headers.get("host")

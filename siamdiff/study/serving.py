@@ -76,7 +76,8 @@ def _bound(host: str, port: int) -> socket.socket:
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter: of a name that no host can have
         raise UserError(
-            f"--host {host} --port {port} cannot be listened on: {error}; give a free port of this machine"
+            f"--host {host} --port {port} cannot be listened on: {error}; "
+            "give an address of this machine and a free port"
         ) from error

@@ -31,7 +31,7 @@ NAMELESS = """() => [...document.querySelectorAll('button, select, input, textar
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    return small_study(tmp_path_factory.mktemp("browser"), readers=3, each=4)
+    return small_study(tmp_path_factory.mktemp("browser"), readers=5, each=4)
 
 
 @pytest.fixture(scope="module")
@@ -173,6 +173,59 @@ def test_marks_going_back_and_two_windows(browser: Browser, made: Made, server: 
     ]
     refused = [change for change in kept.changes() if change["refused"]]
     assert [(change["reader"], change["image"]) for change in refused] == [("reader-3", order[0])]
+    context.close()
+
+
+def test_a_tab_does_not_give_its_answers_to_who_signed_in_beside_it(
+    browser: Browser, made: Made, server: Server
+):
+    order = read_study(made.place).orders["reader-4"]
+    context = browser.new_context(viewport={"width": 1280, "height": 800})
+    page = sign_in(context, server.url, made.codes["reader-4"])
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#image:visible")
+    rate(page, Answer(verdict="real", realism=4, confidence=2))
+    page.wait_for_selector(SAVED)
+    other = context.new_page()
+    other.goto(server.url)
+    other.wait_for_selector("#resting:visible")
+    assert other.inner_text("#reader") == "reader-4"
+    # a sign-out that does not arrive is told, and nobody takes the place of who is still signed in
+    other.route("**/api/session", lambda route: route.abort())
+    other.click("#sign-out")
+    other.wait_for_function(
+        "document.getElementById('sign-out-error').textContent.includes('still signed in')"
+    )
+    assert other.is_visible("#resting")
+    other.unroute("**/api/session")
+    other.click("#sign-out")
+    other.fill("#code", made.codes["reader-5"])
+    other.keyboard.press("Enter")
+    other.wait_for_selector("#intro:visible")
+    assert other.inner_text("#reader") == "reader-5"
+    page.keyboard.press("s")
+    page.wait_for_selector("#sign-in:visible")
+    assert "reader-4" in page.inner_text("#sign-in-error") and not page.is_visible("#reader")
+    kept = Answers(made.place / ANSWERS, read_study(made.place).id)
+    assert kept.of("reader-4")[order[0]].answer.verdict == "real" and not kept.of("reader-5")
+    page.fill("#code", made.codes["reader-4"])
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#image:visible")
+    page.wait_for_selector(SAVED)
+    assert kept.of("reader-4")[order[0]].answer.verdict == "synthetic" and not kept.of("reader-5")
+    context.close()
+
+
+def test_who_gets_no_image_for_want_of_a_session_signs_in_again(browser: Browser, made: Made, server: Server):
+    context = browser.new_context(viewport={"width": 1280, "height": 800})
+    page = sign_in(context, server.url, made.codes["reader-5"])
+    context.clear_cookies()
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#sign-in:visible")
+    page.fill("#code", made.codes["reader-5"])
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#image:visible")
+    assert page.inner_text("#rating-title").startswith("Image 1 ")
     context.close()
 
 

@@ -95,17 +95,25 @@ def test_codes_are_known_however_they_are_typed(made: Made):
     assert reader_of("", readers) is None and reader_of("AAAA-AAAA-AAAA", readers) is None
 
 
-def test_the_same_seed_draws_the_same_under_other_names(root: Path, made: Made, tmp_path: Path):
+def test_the_same_seed_draws_the_same_under_other_names_in_another_order(
+    root: Path, made: Made, tmp_path: Path
+):
     sets = {name: str(root / name) for name in ("ours", "other")}
-    drawn = []
+    drawn, sequences = [], []
     for seed in (7, 7, 8):
         place = make_study(
             str(root / "real"), sets, str(tmp_path / str(len(drawn))), Plan(16, 4, 2, seed)
         ).place
         drawn.append(read_key(place))
+        sequences += [
+            [drawn[-1].images[name].method == "real" for name in order]
+            for order in read_study(place).orders.values()
+        ]
     sources = [{origin.source for origin in key.images.values()} for key in (read_key(made.place), *drawn)]
     assert sources[0] == sources[1] == sources[2] != sources[3]
     assert not set(drawn[0].images) & set(drawn[1].images)
+    # who knows the seed does not know what comes when
+    assert len(set(map(tuple, sequences))) == 6
 
 
 def test_a_synthetic_image_is_not_shown_beside_the_real_one_of_its_mask(tmp_path: Path):

@@ -5,6 +5,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 from fastapi.testclient import TestClient
@@ -38,8 +39,8 @@ def signed_in(client: TestClient, made: Made, reader: str = "reader-1") -> TestC
     return client
 
 
-def sent(**answer: object) -> dict[str, object]:
-    return {"change": "1" * 32, "knows": [], "answer": answer}
+def sent(reader: str = "reader-1", /, **answer: object) -> dict[str, object]:
+    return {"reader": reader, "change": "1" * 32, "knows": [], "answer": answer}
 
 
 def test_images_and_answers_are_for_readers_alone(client: TestClient, made: Made):
@@ -61,6 +62,18 @@ def test_images_and_answers_are_for_readers_alone(client: TestClient, made: Made
         assert client.get(path).status_code == 404
     client.cookies.set(COOKIE, "guess")
     assert client.get("/api/study").status_code == 401
+
+
+def test_an_answer_is_kept_for_the_reader_who_gave_it_or_for_nobody(client: TestClient, made: Made):
+    """Tabs of a browser share one cookie: a page may outlive its reader's session and meet another's."""
+    name = read_study(made.place).orders["reader-1"][2]
+    signed_in(client, made, "reader-2")
+    assert client.put(f"/api/answers/{name}", json=sent("reader-1")).status_code == 401
+    assert client.put(f"/api/answers/{name}", json={"change": "1" * 32, "answer": {}}).status_code == 422
+    assert client.get("/api/study").json()["answers"].keys().isdisjoint({name})
+    signed_in(client, made, "reader-1")
+    assert client.put(f"/api/answers/{name}", json=sent("reader-1")).status_code == 204
+    assert name in client.get("/api/study").json()["answers"]
 
 
 def test_nothing_in_an_answer_of_the_server_tells_real_from_synthetic(client: TestClient, made: Made):
@@ -117,13 +130,18 @@ def test_a_cookie_is_secure_behind_tls(client: TestClient, made: Made):
         ({"Sec-Fetch-Site": "cross-site"}, 403),
         ({"Content-Type": "text/plain"}, 415),
         ({"Content-Type": "application/x-www-form-urlencoded"}, 415),
+        ({"Origin": URL, "Sec-Fetch-Site": "same-site"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": URL}, 204),
         ({"Origin": URL, "Sec-Fetch-Site": "same-origin"}, 204),
+        # behind a proxy that names itself as the host
+        ({"Origin": "https://study.example", "Sec-Fetch-Site": "same-origin"}, 204),
     ],
 )
 def test_other_sites_cannot_write(client: TestClient, made: Made, headers: dict[str, str], status: int):
     signed_in(client, made, "reader-2")
     name = read_study(made.place).orders["reader-2"][0]
-    content = b'{"change": "22222222222222222222222222222222", "answer": {}}'
+    content = b'{"reader": "reader-2", "change": "22222222222222222222222222222222", "answer": {}}'
     given = {"Content-Type": "application/json"} | headers
     assert client.put(f"/api/answers/{name}", content=content, headers=given).status_code == status
     if status == 403:
@@ -167,6 +185,17 @@ def test_codes_cannot_be_tried_out_and_are_in_no_log(
     assert "WRONG" not in caplog.text and made.codes["reader-1"] not in caplog.text
 
 
+def test_behind_a_proxy_wrong_codes_count_for_the_reader_who_gave_them(made: Made):
+    with Server(made.place) as server, httpx.Client(base_url=server.url) as client:
+        guesser, reader = ({"X-Forwarded-For": of} for of in ("192.0.2.1", "192.0.2.2"))
+        for _ in range(MAX_FAILURES):
+            assert client.post("/api/session", json={"code": "WRONG"}, headers=guesser).status_code == 403
+        code = {"code": made.codes["reader-1"]}
+        assert client.post("/api/session", json=code, headers=guesser).status_code == 429
+        secure = client.post("/api/session", json=code, headers=reader | {"X-Forwarded-Proto": "https"})
+    assert secure.status_code == 204 and "secure" in secure.headers["set-cookie"].lower()
+
+
 def test_who_signs_out_is_out(client: TestClient, made: Made):
     signed_in(client, made)
     token = client.cookies[COOKIE]
@@ -193,8 +222,9 @@ def test_it_listens_on_this_machine_alone(made: Made):
     [
         (["NONE"], "holds no study"),
         (["PLACE", "--host", "no.such.host.invalid"], "cannot be listened on"),
+        (["PLACE", "--host", "a..b"], "cannot be listened on"),
         (["PLACE", "--port", "70000"], "not in 0 to 65535"),
-        (["PLACE", "--port", "TAKEN"], "give a free port"),
+        (["PLACE", "--port", "TAKEN"], "and a free port"),
     ],
 )
 def test_a_mistake_is_one_line(made: Made, capsys: pytest.CaptureFixture[str], argv: list[str], told: str):

@@ -10,12 +10,14 @@ function newChange() {
 /** Sends each image's newest answer, again and again until it is kept; in order of their changes. */
 export class Saver {
   /**
-   * @param {string} prefix of this study's and reader's entries in the browser's storage
+   * @param {string} study whose answers these are
+   * @param {string} reader who gives them: tabs share one cookie, which may be another reader's by now
    * @param {Object<string, string>} known image -> the change that the server has
    * @param {{state: function(string, string=), other: function(string, object), signedOut: function()}} tell
    */
-  constructor(prefix, known, tell) {
-    this.prefix = prefix;
+  constructor(study, reader, known, tell) {
+    this.reader = reader;
+    this.prefix = `siamdiff-study/${study}/${reader}/`; // of the entries in the browser's storage
     this.tell = tell;
     this.known = Object.fromEntries(Object.entries(known).map(([image, change]) => [image, [change]]));
     this.waiting = this.stored(); // image -> {change, knows, answer}, oldest first
@@ -63,7 +65,7 @@ export class Saver {
       response = await fetch(`/api/answers/${image}`, {
         method: "PUT",
         headers: { "Content-Type": "application/json" },
-        body: JSON.stringify(entry),
+        body: JSON.stringify({ ...entry, reader: this.reader }),
         signal: AbortSignal.timeout(8000),
       });
     } catch {

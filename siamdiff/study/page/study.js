@@ -1,6 +1,7 @@
-// The page: who reads, which image is shown, what is answered. Keeping is saving.js's, looking viewer.js's.
+// The page: who reads, which image is shown, what is answered. Keeping is saving.js's, looking viewer.js's, codes session.js's.
 
 import { Saver } from "./saving.js";
+import { signIn, signOut } from "./session.js";
 import { Viewer } from "./viewer.js";
 
 const QUESTIONS = ["verdict", "realism", "confidence"];
@@ -32,31 +33,8 @@ async function start() {
   open(await response.json());
 }
 
-byId("sign-in-form").addEventListener("submit", async (event) => {
-  event.preventDefault();
-  const error = byId("sign-in-error");
-  error.textContent = "";
-  try {
-    const response = await fetch("/api/session", {
-      method: "POST",
-      headers: { "Content-Type": "application/json" },
-      body: JSON.stringify({ code: byId("code").value }),
-    });
-    if (response.status === 204) {
-      byId("code").value = "";
-      await start();
-    } else if (response.status === 403) error.textContent = "This is no code of this study. Look at it again: letters and digits, hyphens do not matter.";
-    else if (response.status === 429) error.textContent = "Too many wrong codes. Wait a minute, then try again.";
-    else error.textContent = `The server says ${response.status}. Try again.`;
-  } catch {
-    error.textContent = "The server does not answer. Try again in a moment.";
-  }
-});
-
-byId("sign-out").addEventListener("click", async () => {
-  await fetch("/api/session", { method: "DELETE" }).catch(() => {});
-  location.reload();
-});
+byId("sign-in-form").addEventListener("submit", (event) => { event.preventDefault(); signIn(start); });
+byId("sign-out").addEventListener("click", () => signOut(study.reader));
 
 function open(told) {
   const again = isBack && study?.reader === told.reader;
@@ -69,9 +47,10 @@ function open(told) {
   study = told;
   answers = Object.fromEntries(Object.entries(told.answers).map(([image, of]) => [image, of.answer]));
   const known = Object.fromEntries(Object.entries(told.answers).map(([image, of]) => [image, of.change]));
-  saver = new Saver(`siamdiff-study/${told.study}/${told.reader}/`, known, { state: showSaving, other: takeOther, signedOut });
+  saver = new Saver(told.study, told.reader, known, { state: showSaving, other: takeOther, signedOut });
   for (const [image, entry] of saver.waiting) answers[image] = entry.answer;
-  viewer = new Viewer(told.side, addMark);
+  viewer = new Viewer(told.side, addMark, signedOut);
+  byId("reader").textContent = told.reader;
   byId("saving").hidden = false;
   byId("intro-count").textContent = String(told.images.length);
   showProgress();
@@ -80,16 +59,19 @@ function open(told) {
 }
 
 function signedOut() {
+  if (isBack) return; // it is told already
   stopClock();
   isBack = true;
   screen("sign-in");
-  byId("sign-in-error").textContent = "You were signed out. Your last answers are kept here and are sent once you sign in again.";
+  byId("sign-in-error").textContent = `${study.reader} was signed out, or somebody else signed in in this browser. The last answers of ${study.reader} are kept here and are sent once ${study.reader} signs in again.`;
 }
 
 // ---- screens
 
 function screen(name) {
   document.body.dataset.screen = name;
+  byId("reader").hidden = study === null || name === "sign-in";
+  byId("sign-out-error").textContent = "";
   byId("actions").hidden = name !== "rating";
   byId("progress").hidden = !["rating", "resting"].includes(name);
   if (name === "sign-in") byId("code").focus();

@@ -7,10 +7,12 @@ const byId = (id) => document.getElementById(id);
 
 export class Viewer {
   /** @param {number} side of the images, pixels
-   *  @param {function(number, number, boolean)} marked called with x, y in [0, 1] and whether by keyboard */
-  constructor(side, marked) {
+   *  @param {function(number, number, boolean)} marked called with x, y in [0, 1] and whether by keyboard
+   *  @param {function()} signedOut called when an image is refused for want of a session */
+  constructor(side, marked, signedOut) {
     this.side = side;
     this.marked = marked;
+    this.signedOut = signedOut;
     this.urls = new Map(); // image -> promise of an object URL
     this.zoom = 0;
     this.stage = byId("stage");
@@ -45,7 +47,7 @@ export class Viewer {
     });
   }
 
-  /** Shows an image; resolves once it is there. `upcoming`: those to fetch ahead. */
+  /** Shows an image; resolves once it is there, or nobody is signed in. `upcoming`: those to fetch ahead. */
   async show(name, label, upcoming) {
     this.image.hidden = true;
     this.name = name;
@@ -68,8 +70,9 @@ export class Viewer {
         byId("waiting").textContent = "";
         for (const next of wanted.slice(1)) this.fetched(next).catch(() => {});
         return;
-      } catch {
+      } catch (error) {
         this.urls.delete(name);
+        if (this.name === name && error.cause === 401) return this.signedOut();
         if (this.name === name) byId("waiting").textContent = "The image cannot be loaded: trying again \u2026";
         await new Promise((done) => setTimeout(done, Math.min(300 * 2 ** attempt, 3000)));
       }
@@ -79,7 +82,7 @@ export class Viewer {
   fetched(name) {
     if (!this.urls.has(name)) {
       const url = fetch(`/images/${name}.png`).then(async (response) => {
-        if (!response.ok) throw new Error(String(response.status));
+        if (!response.ok) throw new Error("no image", { cause: response.status });
         return URL.createObjectURL(await response.blob());
       });
       url.catch(() => this.urls.delete(name));
