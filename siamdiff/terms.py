@@ -94,8 +94,8 @@ _ALIASES = {
 }
 _KNOWN = {licence.name: licence for licence in _OTHERS}
 _CREATIVE_COMMONS = re.compile(
-    r"cc-by(?P<nc>-nc)?(?:(?P<sa>-sa)|(?P<nd>-nd))?(?:-[1-4]\.0)?(?:-(?:igo|[a-z]{2}))?"
-)
+    r"cc-by(?P<nc>-nc)?(?:(?P<sa>-sa)|(?P<nd>-nd))?(?:-[1-4]\.0)?(?:-(?:igo|(?!nc|nd|sa)[a-z]{2}))?"
+)  # nc, nd and sa at the end are no countries but elements in another order, which a person reads
 
 
 def licence_of(text: str) -> Licence | None:

@@ -40,6 +40,8 @@ def test_the_order_of_uses_is_from_none_to_any() -> None:
         ("cc0", Use.ANY, ()),
         ("CC BY 4.0", Use.ANY, (ATTRIBUTION,)),
         ("CC-BY-NC-SA-4.0", Use.NON_COMMERCIAL, (ATTRIBUTION, NON_COMMERCIAL, SHARE_ALIKE)),
+        ("CC-BY-SA-3.0-DE", Use.ANY, (ATTRIBUTION, SHARE_ALIKE)),
+        ("CC-BY-NC-ND", Use.NON_COMMERCIAL, (ATTRIBUTION, NON_COMMERCIAL, NO_DERIVATIVES)),
         ("cc_by_nd_3.0_igo", Use.ANY, (ATTRIBUTION, NO_DERIVATIVES)),
         ("CreativeML Open RAIL-M", Use.ANY, (USE_RESTRICTIONS,)),
         ("Kvasir-SEG", Use.EDUCATION, (ATTRIBUTION,)),
@@ -50,7 +52,13 @@ def test_a_known_licence_tells_what_it_asks_for(text: str, use: Use, obligations
     assert licence and (licence.use, licence.obligations) == (use, obligations)
 
 
-@pytest.mark.parametrize("text", ["cc-by-sa-nd-4.0", "cc-by-4.0, but ask first", "GPL", "unknown", ""])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "cc-by-sa-nd-4.0", "CC-BY-SA-NC", "cc-by-nd-nc", "CC BY 4.0 NC", "cc-by-4.0-nd", "CC-BY-4.0-SA",
+        "cc-by-nc-sa-nd", "cc-by-3.0-igo-nc", "cc-by-4.0, but ask first", "GPL", "unknown", "",
+    ],
+)  # fmt: skip
 def test_another_text_is_for_a_person_to_read(text: str) -> None:
     assert licence_of(text) is None
     assert Terms(text, "any").unread

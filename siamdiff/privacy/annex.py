@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from siamdiff.data.shardset import ShardSet
 from siamdiff.privacy.record import Membership, Pair, Report, Share, Spread, Verdict
-from siamdiff.privacy.statistics import FALSE_POSITIVES, SUBSTANTIAL
+from siamdiff.privacy.statistics import FALSE_POSITIVES, FEW_GROUPS, SUBSTANTIAL
 from siamdiff.report import plots
 from siamdiff.report.blocks import Block, Heading, Pairs, Plot, Plots, Section, Tabular, Text, note
 from siamdiff.report.pictures import Tile, picture
@@ -164,6 +164,7 @@ def _membership(found: Membership, name: str) -> list[Block]:
             f"{one.low:.3f} to {one.high:.3f}",
             NONE if one.true_positive_rate is None else f"{one.true_positive_rate:.1%}",
             f"{one.members:,} / {one.others:,}",
+            f"{one.member_groups:,} / {one.other_groups:,}",
         ]
         for one in found.attacks
     ]
@@ -173,6 +174,7 @@ def _membership(found: Membership, name: str) -> list[Block]:
         "95% interval",
         f"named at {FALSE_POSITIVES:.0%} false alarms",
         "training / held out",
+        "groups of these",
     ]
     table = plain_table("How well training images are told from held-out ones", titles, rows)
     bars = {one.name: (one.auc, (one.low, one.high)) for one in found.attacks}
@@ -185,9 +187,10 @@ def _membership(found: Membership, name: str) -> list[Block]:
     blocks.append(Plots([Plot(svg, caption, Tabular(table, f"{name}t", "The numbers"))]))
     blocks.append(
         note(
-            f"Intervals from resamples of {found.groups:,} training and {found.held_out_groups:,} held-out groups. An "
-            "AUC near 0.5 is evidence that there is no leak on average; single images may still leak. By chance 1% of "
-            "training images are named at 1% of false alarms."
+            f"Intervals from resamples of groups (patients, videos), of which the real set has {found.groups:,} to "
+            f"train on and {found.held_out_groups:,} held out; with fewer than {FEW_GROUPS} a side none passes or "
+            "fails. An AUC near 0.5 is evidence that there is no leak on average; single images may still leak. By "
+            "chance 1% of training images are named at 1% of false alarms."
         )
     )
     return blocks

@@ -98,6 +98,9 @@ def _model(synthetic: ShardSet, given: str | None, digest: str | None) -> tuple[
 def _named(synthetic: ShardSet, model: str | None) -> tuple[str | None, str | None]:
     """URI and digest of the training set as set and model name it; None: not named."""
     made_from = synthetic.manifest.made_from
+    while "filtered_from" in made_from:
+        # Its own `training` is what somebody compared it with, right or wrong.
+        made_from = part(made_from, "filtered_from", "made_from")
     told = [part(made_from, "training"), part(made_from, "gates", "copies", "training")]
     if model is not None:
         info = read_info(model)

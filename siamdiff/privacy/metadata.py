@@ -20,12 +20,15 @@ from siamdiff.data.manifest import INDEX, MANIFEST
 from siamdiff.data.sample import KEY_PATTERN
 from siamdiff.data.shards import IndexRow, tar_members
 from siamdiff.data.shardset import ShardSet
+from siamdiff.errors import UserError
 from siamdiff.lineage.records import Named
 from siamdiff.privacy.containers import extras
 from siamdiff.privacy.record import Found, Metadata, Verdict, worst
 from siamdiff.privacy.wording import (
     EVERYWHERE,
     OF_SAMPLES,
+    SourceNames,
+    group_name,
     is_telling,
     kinds_in,
     names_of,
@@ -64,7 +67,8 @@ class MetadataScan:
     """
 
     def __init__(self, names: Collection[str] | None) -> None:
-        self._names = names
+        self._count = None if names is None else len(names)
+        self._names = None if names is None else SourceNames(names)
         self._images = 0
         self._counts: Counter[str] = Counter()
         self._places: dict[str, list[str]] = defaultdict(list)
@@ -111,10 +115,13 @@ class MetadataScan:
                 self._counts.items(), key=lambda one: (_verdict(one[0]) != "fail", one[0])
             )
         ]
-        names = None if self._names is None else len(self._names)
-        verdict = worst(one.verdict for one in found)
+        looked: Verdict = "pass" if self._count else "not done"
         return Metadata(
-            verdict=verdict, said=_said(found, names), images=self._images, source_names=names, found=found
+            verdict=worst([looked, *(one.verdict for one in found)]),
+            said=_said(found, self._count),
+            images=self._images,
+            source_names=self._count,
+            found=found,
         )
 
     def _archive(self, name: str, data: bytes) -> None:
@@ -155,7 +162,7 @@ class MetadataScan:
                 self._text(text, f"{MANIFEST}, {field}", {"file name": OF_SAMPLES["file name"]})
 
     def _text(self, text: str, place: str, patterns: dict[str, re.Pattern[str]]) -> None:
-        for kind in kinds_in(text, patterns, self._names or ()):
+        for kind in kinds_in(text, patterns, self._names):
             self._add(kind, place)
 
     def _add(self, kind: str, place: str) -> None:
@@ -178,11 +185,12 @@ def _verdict(kind: str) -> Verdict:
 
 
 def _said(found: list[Found], names: int | None) -> str:
-    looked = (
-        "names of the source files could not be read, so they were not looked for"
-        if names is None
-        else f"{names:,} names of source files and groups were looked for"
-    )
+    if names is None:
+        looked = "names of the source files could not be read, so they were not looked for"
+    elif not names:
+        looked = "the map of the training set has no name of a source file or group that could be looked for"
+    else:
+        looked = f"{names:,} names of source files and groups were looked for"
     if not found:
         return f"Images and masks hold pixels and nothing else, their descriptions nothing out of place; {looked}."
     kinds = ", ".join(f"{one.kind} ({one.count:,})" for one in found[:NAMED])
@@ -209,8 +217,8 @@ def source_names(training: ShardSet | None) -> set[str] | None:
     try:
         lines = storage.read_bytes(storage.join(parent, "private", name, "keys.jsonl")).splitlines()
         rows = [Named.model_validate_json(line) for line in lines]
-    except (FileNotFoundError, ValidationError):
+    except (FileNotFoundError, UserError, ValidationError):  # UserError: no access
         return None
     files = {file for row in rows for file in (row.image, row.mask) if file}
-    groups = {row.group.lower() for row in rows if row.group}
+    groups = {group_name(row.group) for row in rows if row.group}
     return {name for file in files for name in names_of(file)} | {name for name in groups if is_telling(name)}

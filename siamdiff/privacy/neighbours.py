@@ -13,9 +13,11 @@ from siamdiff.privacy.spaces import joined as joined_views
 from siamdiff.privacy.statistics import (
     FALSE_POSITIVES,
     FEW,
+    FEW_GROUPS,
     SUBSTANTIAL,
     Scores,
     attack,
+    has_few_groups,
     share_of,
     verdict_of,
 )
@@ -217,6 +219,11 @@ def membership_of(attacks: Sequence[Attack], real: Real, how: str) -> Membership
         told += " That is evidence of no leak on average, no proof for each image."
     elif min(leading.members, leading.others) < FEW:
         told += f" With fewer than {FEW} images a side that says nothing."
+    elif has_few_groups(leading):
+        told += (
+            f" These are images of {leading.member_groups:,} training and {leading.other_groups:,} held-out groups "
+            f"(patients, videos); with fewer than {FEW_GROUPS} a side the interval says little about people."
+        )
     elif verdict == "look" and leading.low <= 0.5:
         told += f" There are too few images to exclude {SUBSTANTIAL:.0%}."
     if leading.true_positive_rate is None:

@@ -41,8 +41,10 @@ class Attack(Record):
     true_positive_rate: (
         float | None
     )  # training images found at a false positive rate of 1%; None: too few held out
-    members: int
+    members: int  # images
     others: int
+    member_groups: int = 0  # of these images, which are what intervals are drawn from; 0: an earlier report
+    other_groups: int = 0
 
 
 class Pair(Record):

@@ -13,6 +13,8 @@ RESAMPLES = 1000
 FALSE_POSITIVES = 0.01  # at which true positives are told (Carlini et al. 2022)
 SUBSTANTIAL = 0.6  # an AUC wholly above it fails; one that may reach it is to be looked at
 FEW = 30  # images a side, below which an attack that fails says nothing
+# Groups a side, below which an interval, of resamples of groups, hardly knows how much people differ.
+FEW_GROUPS = 10
 MOST = 2000  # images a side that an attack is reckoned on: pairs of them are held at once
 
 
@@ -63,19 +65,26 @@ def attack(name: str, members: Scores, others: Scores, seed: int) -> Attack:
         true_positive_rate=_true_positives(members.values, others.values),
         members=len(members.values),
         others=len(others.values),
+        member_groups=len(set(members.groups)),
+        other_groups=len(set(others.groups)),
     )
 
 
 def verdict_of(attacks: Sequence[Attack]) -> Verdict:
     """fail: an interval lies above SUBSTANTIAL; pass: all hold 0.5 or less and end below SUBSTANTIAL; else look.
 
-    With FEW images none passes.
+    With fewer than FEW images a side none passes; with fewer than FEW_GROUPS groups a side none passes or fails.
     """
-    if any(one.low > SUBSTANTIAL for one in attacks):
+    if any(one.low > SUBSTANTIAL and not has_few_groups(one) for one in attacks):
         return "fail"
-    if any(min(one.members, one.others) < FEW for one in attacks):
+    if any(min(one.members, one.others) < FEW or has_few_groups(one) for one in attacks):
         return "look"
     return "pass" if all(one.low <= 0.5 and one.high <= SUBSTANTIAL for one in attacks) else "look"
+
+
+def has_few_groups(of: Attack) -> bool:
+    """Whether the groups of a side are too few for its interval to be gone by."""
+    return min(of.member_groups, of.other_groups) < FEW_GROUPS
 
 
 def _weights(groups: Sequence[str], rng: np.random.Generator) -> np.ndarray:

@@ -1,6 +1,8 @@
 """Texts that do not belong into a set: names of people and files, dates, numbers, addresses, unique identifiers."""
 
 import re
+import unicodedata
+from collections import defaultdict
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -28,37 +30,82 @@ OF_SAMPLES = EVERYWHERE | {
     "long number": re.compile(r"\d{6,}"),
 }
 SOURCE_NAME = "name of a source file or group"
+_START = re.compile(r"(?<![^\W_])\S")  # of what is no part of a longer word
+_GOES_ON = re.compile(r"[^\W_]")
 
 
-def kinds_in(text: str, patterns: dict[str, re.Pattern[str]], names: Collection[str]) -> set[str]:
+class SourceNames:
+    """Names of source files and groups, to be found in texts but not as a part of a longer name.
+
+    There may be as many as there are images, and as many texts: no name is looked for by itself.
+
+    Args:
+        names: of MIN_NAME letters or more, as `names_of` and `group_name` give them.
+    """
+
+    def __init__(self, names: Collection[str]) -> None:
+        self._tokens = frozenset(name for name in names if _TOKEN.fullmatch(name))
+        self._others = frozenset(names) - self._tokens  # of several words, or with signs
+        self._sizes: dict[str, set[int]] = defaultdict(set)  # first letters of these -> lengths
+        for name in self._others:
+            self._sizes[name[:MIN_NAME]].add(len(name))
+
+    def is_in(self, text: str) -> bool:
+        """Whether a text has one of the names, in whichever case."""
+        plain = _plain(text)
+        return any(token in self._tokens for token in _tokens(plain)) or self._has_other(plain)
+
+    def _has_other(self, text: str) -> bool:
+        if not self._others:
+            return False
+        for found in _START.finditer(text):
+            at = found.start()
+            for size in self._sizes.get(text[at : at + MIN_NAME], ()):
+                name = text[at : at + size]
+                if name in self._others and not (name[-1].isalnum() and _GOES_ON.match(text, at + size)):
+                    return True
+        return False
+
+
+def kinds_in(text: str, patterns: dict[str, re.Pattern[str]], names: SourceNames | None) -> set[str]:
     """What of all this a text holds.
 
     Args:
         text: any.
         patterns: EVERYWHERE, or OF_SAMPLES.
-        names: of the sources, in lower case (`names_of`).
+        names: of the sources; None: not known.
     """
     plain = _HEX.sub(" ", text)
     kinds = {kind for kind, pattern in patterns.items() if pattern.search(plain)}
     if "date" in kinds and not re.search(r"\d{9,}", plain):
         kinds.discard("long number")  # told once
-    if names and any(token in names for token in _tokens(text)):
+    if names and names.is_in(text):
         kinds.add(SOURCE_NAME)
     return kinds
 
 
 def _tokens(text: str) -> Iterator[str]:
-    for found in _TOKEN.finditer(text.lower()):
+    for found in _TOKEN.finditer(text):
         token = found[0]
         yield token
         yield token.strip(".-_")
         yield token.rpartition(".")[0]
 
 
+def _plain(text: str) -> str:
+    """In lower case, with accents in the one form that letters have: file systems differ in it."""
+    return unicodedata.normalize("NFC", text).lower()
+
+
 def names_of(path: str) -> set[str]:
     """The names by which a source file would be known: with and without its ending, in lower case."""
-    name = path.rpartition("/")[2].lower()
-    return {part for part in (name, name.rpartition(".")[0]) if is_telling(part)}
+    name = group_name(path.rpartition("/")[2])
+    return {part for part in (name, name.rpartition(".")[0].rstrip()) if is_telling(part)}
+
+
+def group_name(group: str) -> str:
+    """A group's name as it is looked for."""
+    return _plain(group).strip()
 
 
 def is_telling(name: str) -> bool:

@@ -5,11 +5,13 @@ import io
 import json
 import struct
 import tarfile
+import unicodedata
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 from PIL import Image, PngImagePlugin
 
 from siamdiff import storage
@@ -28,7 +30,7 @@ from siamdiff.privacy.metadata import (
     source_names,
 )
 from siamdiff.privacy.record import Metadata
-from siamdiff.privacy.wording import OF_SAMPLES, SOURCE_NAME, kinds_in, names_of
+from siamdiff.privacy.wording import OF_SAMPLES, SOURCE_NAME, SourceNames, kinds_in, names_of
 from tests.privacy.sets import drawn, phantoms, real_set, synthetic_set
 
 IMAGE = phantoms(1, side=32)[0]
@@ -122,7 +124,26 @@ def test_damaged_files_are_told_without_an_error():
     ],
 )
 def test_names_dates_and_numbers_in_texts_are_found(said: str, kind: str):
-    assert kind in kinds_in(said, OF_SAMPLES, names_of("images/mueller_0042.png"))
+    assert kind in kinds_in(said, OF_SAMPLES, SourceNames(names_of("images/mueller_0042.png")))
+
+
+@pytest.mark.parametrize("name", ["anna mueller", "patient (7)", "(7) anna", "anna, m.", "Mu\u0308ller 1"])
+def test_names_of_several_words_or_signs_are_found_but_not_as_a_part_of_a_longer_one(name: str):
+    names = names_of(f"images/{name}.png")
+    for around in ("{}", "of {}.", "'{}'", "of {}.png, left", "x_{}_2", "{}\n"):
+        text = around.format(unicodedata.normalize("NFC", name).upper())
+        assert SOURCE_NAME in kinds_in(text, OF_SAMPLES, SourceNames(names)), text
+    for longer in (f"jo{name}", f"{name[:-1]}x{name[-1]}"):
+        assert SOURCE_NAME not in kinds_in(longer, OF_SAMPLES, SourceNames(names)), longer
+
+
+def test_names_of_several_words_are_looked_for_in_long_texts_in_time():
+    names = SourceNames(
+        {f"patient ({i})" for i in range(20000)} | {f"anna {i} mueller" for i in range(20000)}
+    )
+    text = "a polyp of patient (x), anna 7 " * 3000
+    assert SOURCE_NAME not in kinds_in(text, {}, names)
+    assert SOURCE_NAME in kinds_in(f"{text}mueller", {}, names)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +161,7 @@ def test_names_dates_and_numbers_in_texts_are_found(said: str, kind: str):
     ],
 )
 def test_ordinary_texts_are_not(said: str):
-    assert kinds_in(said, OF_SAMPLES, {"mueller_0042"}) == set()
+    assert kinds_in(said, OF_SAMPLES, SourceNames({"mueller_0042"})) == set()
 
 
 def scanned(of: ShardSet, names: set[str] | None = None) -> Metadata:
@@ -167,6 +188,22 @@ def test_a_set_as_it_is_written_passes(clean: ShardSet):
         storage.write_bytes(storage.join(clean.uri, name), content)
     found = scanned(clean, {"mueller_0042"})
     assert (found.verdict, found.found, found.images, found.source_names) == ("pass", [], 7, 1)
+
+
+@pytest.mark.parametrize(("names", "said"), [(None, "could not be read"), (set(), "has no name")])
+def test_where_no_name_was_looked_for_the_check_does_not_pass(
+    clean: ShardSet, names: set[str] | None, said: str
+):
+    found = scanned(clean, names)
+    assert (found.verdict, found.found) == ("not done", []) and said in found.said
+    Path(clean.uri, "notes.txt").write_text("x")
+    assert scanned(clean, names).verdict == "look"
+
+
+def test_a_name_of_two_words_is_found_in_a_description(tmp_path: Path):
+    samples = [drawn(IMAGE, 0, prompt="polyp of Anna Mueller")]
+    found = scanned(synthetic_set(f"{tmp_path}/set", samples), {"anna mueller"})
+    assert found.verdict == "fail" and SOURCE_NAME in kinds(found)
 
 
 def test_what_an_image_in_a_shard_carries_is_found_at_its_sample(tmp_path: Path):
@@ -238,6 +275,18 @@ def test_names_of_sources_are_read_beside_the_training_set(tmp_path: Path):
     (private / "keys.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert source_names(real) == {"mueller_0042.png", "mueller_0042", "a.png", "patient-7"}
     (private / "keys.jsonl").write_text("not JSON")
+    assert source_names(real) is None
+
+
+def test_names_that_nobody_may_read_are_not_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    real = real_set(f"{tmp_path}/data", phantoms(4, side=32), 0)
+    (tmp_path / "private").write_text("a file where a folder should be")
+    assert source_names(real) is None
+
+    def refuse(*_: object, **__: object) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(LocalFileSystem, "cat_file", refuse)
     assert source_names(real) is None
 
 

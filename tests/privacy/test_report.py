@@ -144,6 +144,37 @@ def test_a_set_without_the_copies_is_whole_and_says_what_it_lacks(
     assert made.removed == len(WAYS)
 
 
+def test_removing_samples_does_not_clear_a_doubtful_training_set(tmp_path: Path):
+    images = phantoms(6, side=32)
+    real = real_set(f"{tmp_path}/data", images, 2)
+    wrong = real_set(f"{tmp_path}/wrong", phantoms(6, seed=9, side=32), 2)
+    samples = [drawn(image, i) for i, image in enumerate([phantoms(6, 9, 32)[0], *phantoms(2, 3, 32)])]
+    synthetic_set(f"{tmp_path}/s", samples, real)
+    write_report(f"{tmp_path}/s", SETTINGS, NOW, training=wrong.uri, without=f"{tmp_path}/t")
+    told = ShardSet.open(f"{tmp_path}/t").manifest.made_from
+    assert told["training"]["digest"] == wrong.digest  # what it was compared with
+    found = find_inputs(f"{tmp_path}/t")
+    assert found.training and (found.training.uri, found.doubt) == (real.uri, "")
+    assert "another digest" in find_inputs(f"{tmp_path}/t", training=wrong.uri).doubt
+    again = [drawn(images[0], 7), samples[2]]
+    filtered = {
+        "filtered_from": {"uri": "x", "digest": "e" * 64, "made_from": told},
+        "training": told["training"],
+    }
+    twice = synthetic_set(f"{tmp_path}/u", again, made_from=filtered)
+    assert "another digest" in find_inputs(twice.uri, training=wrong.uri).doubt
+
+
+def test_a_training_set_that_nobody_named_stays_in_doubt_after_samples_were_removed(tmp_path: Path):
+    images = phantoms(6, side=32)
+    real = real_set(f"{tmp_path}/data", images, 2)
+    samples = [drawn(image, i) for i, image in enumerate([images[0], *phantoms(2, 3, 32)])]
+    synthetic_set(f"{tmp_path}/s", samples)
+    write_report(f"{tmp_path}/s", SETTINGS, NOW, training=real.uri, without=f"{tmp_path}/t")
+    assert "names a training set" in find_inputs(f"{tmp_path}/t").no_training
+    assert "Neither the set nor its model" in find_inputs(f"{tmp_path}/t", training=real.uri).doubt
+
+
 @pytest.mark.soak
 def test_the_new_set_passes_and_its_own_report_finds_all_that_it_needs(made: Written, root: Path):
     again = write_report(f"{root}/synthetic/without", SETTINGS, NOW)
@@ -218,7 +249,7 @@ def test_without_a_training_set_the_checks_that_need_it_say_so(tmp_path: Path):
     synthetic_set(f"{tmp_path}/s", samples)
     report = write_report(f"{tmp_path}/s", SETTINGS, NOW).report
     undone = [title for title, check in report.checks.items() if check.verdict == "not done"]
-    assert len(undone) == 4 and report.verdict == "not done"
+    assert len(undone) == 5 and report.verdict == "not done"
     assert "name it with --training" in report.nearness.said
     with pytest.raises(UserError, match="was compared with training images"):
         write_report(f"{tmp_path}/s", SETTINGS, NOW, without=f"{tmp_path}/w")

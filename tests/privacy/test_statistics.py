@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
+from siamdiff.privacy.neighbours import Real, membership_of
 from siamdiff.privacy.record import worst
-from siamdiff.privacy.statistics import MOST, Scores, attack, share_of, verdict_of
+from siamdiff.privacy.spaces import Views
+from siamdiff.privacy.statistics import FEW_GROUPS, MOST, Scores, attack, share_of, verdict_of
 
 
 def scores(values: np.ndarray) -> Scores:
@@ -39,6 +41,35 @@ def test_members_like_others_are_not():
 def test_too_few_images_are_to_be_looked_at():
     found = attack("score", *drawn(0.0, 8, 6), seed=0)
     assert found.true_positive_rate is None and verdict_of([found]) == "look"
+
+
+@pytest.mark.parametrize("shift", [0.0, 3.0])
+@pytest.mark.parametrize(("members", "others"), [(60, 1), (60, FEW_GROUPS - 1), (FEW_GROUPS - 1, 60)])
+def test_many_images_of_few_groups_are_to_be_looked_at(shift: float, members: int, others: int):
+    rng = np.random.default_rng(0)
+    sides = [
+        Scores(rng.normal(centre, 1, 120), [str(i % groups) for i in range(120)])
+        for centre, groups in ((-shift, members), (0.0, others))
+    ]
+    found = attack("score", *sides, seed=0)
+    assert (found.member_groups, found.other_groups) == (members, others)
+    assert verdict_of([found]) == "look"
+
+
+def test_the_frames_of_one_held_out_patient_are_told_as_one():
+    rng = np.random.default_rng(0)
+    groups = [str(i) for i in range(60)] + ["patient"] * 60
+    nothing = Views(np.empty((0, 1, 1)), np.empty((0, 1, 1)))
+    real = Real([str(i) for i in range(120)], groups, 60, nothing, frozenset(), 0)
+    sides = Scores(rng.normal(-3, 1, 60), groups[:60]), Scores(rng.normal(0, 1, 60), groups[60:])
+    found = membership_of([attack("score", *sides, seed=0)], real, "nearer")
+    assert found.verdict == "look" and "60 training and 1 held-out groups" in found.said
+
+
+def test_as_many_groups_as_are_asked_for_are_enough():
+    members, others = drawn(3.0, 40, 40)
+    of_ten = Scores(others.values, [str(i % FEW_GROUPS) for i in range(40)])
+    assert verdict_of([attack("score", members, of_ten, seed=0)]) == "fail"
 
 
 def test_equal_scores_are_chance():
