@@ -135,8 +135,8 @@ def model_used(world: World, trail: Trail, digest: str | None, data: str | None)
             return Relation.TRAINED
         return Relation.MAY if is_open(run, split, began) else None
     data = next((of.info.data_digest for of in here if of.info.data_digest), data)
-    if data is None:
-        return None
+    if data is None:  # of one that is not here nobody knows; one that is here was imported, and says nothing
+        return Relation.MAY if digest and not here else None
     split = world.split_of(trail.key, data)
     return Relation.MAY if split in (TRAIN, None) else None
 
@@ -187,8 +187,10 @@ def _inherits(world: World, trail: Trail, of: SetFacts) -> bool:
     made = [
         mask for mask in world.sets_of(of.plan.masks) if mask.manifest and mask.manifest.kind == "synthetic"
     ]
-    kinds = (Relation.HOLDS, Relation.COMPUTED, Relation.MADE, Relation.MAY)
-    found = [mask for mask in made if any(trail.has(kind, f"{mask.uri}/shards") for kind in kinds)]
+    kinds = (Relation.HOLDS, Relation.COMPUTED, Relation.MADE)
+    found = [
+        mask for mask in made if any(trail.has(kind, f"{mask.uri}/shards") for kind in (*kinds, Relation.MAY))
+    ]
     if not found or any(trail.has(kind, shards) for kind in kinds):
         return False
     detail = f"its masks are those of {found[0].uri}"

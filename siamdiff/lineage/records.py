@@ -1,6 +1,6 @@
 """What a trace reads of the JSON that the stages left; anything else in it is passed over."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 
 class _Read(BaseModel):
@@ -145,6 +145,25 @@ class Export(_Read):
 
     format: str
     sets: list[Digest] = []
+
+
+class _Origin(_Read):
+    parent: str | None = None  # None: of another method, which does not say
+    model_digest: str | None = None
+
+
+class Exported(_Read):
+    """A line of an export's metadata.jsonl."""
+
+    key: str
+    set: str | None = None
+    kind: str | None = None
+    synthetic: _Origin = _Origin()
+
+    @field_validator("synthetic", mode="before")
+    @classmethod
+    def _of_real(cls, value: object) -> object:
+        return {} if value is None else value
 
 
 class _Setting(_Read):
