@@ -77,6 +77,8 @@ class Pinned(_Read):
 
     data: str | None = Field(default=None, alias="digest of data")
     base: str = Field(default="", alias="digest of base")
+    given: str = Field(default="", alias="model.base")
+    parts: str | None = Field(default=None, alias="model.parts")
     steps: int = Field(default=0, alias="train.steps")
 
 
@@ -96,6 +98,16 @@ class Info(_Read):
     images: int | None = None
     license: str | None = None
     permitted_use: str | None = None
+
+
+class _Given(Info):
+    uri: str
+
+
+class Began(_Read):
+    """base.json of a run: what its base, and what supplied parts of it, said of themselves."""
+
+    bases: list[_Given] = []
 
 
 class _Sets(_Read):
