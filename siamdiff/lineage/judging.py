@@ -1,9 +1,9 @@
 """Follows a key through what people judge synthetic images by: privacy reports, reader studies and their scores."""
 
 from siamdiff.lineage.findings import DELETE, REMAKE, Relation, Trail
-from siamdiff.lineage.making import model_used
 from siamdiff.lineage.measuring import Trails, touched
 from siamdiff.lineage.objects import PRIVACY, SCORES, STUDY, Unit
+from siamdiff.lineage.origin import model_used
 from siamdiff.lineage.reading import Root
 from siamdiff.lineage.records import Scores
 from siamdiff.lineage.world import World
@@ -71,7 +71,7 @@ def _of_report(world: World, trail: Trail, report: Report | None) -> tuple[Relat
         return Relation.MAY, "its training set is not here"
     if world.remains_of(synthetic):
         return None
-    used = model_used(world, trail, report.model.digest, None) if report.model else None
+    used = model_used(world, trail.key, report.model.digest, None) if report.model else None
     if used:
         return Relation.MADE if used is Relation.TRAINED else used, "of images by a model that is found"
     return None if training else (Relation.MAY, "its synthetic set is not here")

@@ -3,6 +3,7 @@
 from siamdiff import storage
 from siamdiff.data.latent_parts import FOLDER as CACHE
 from siamdiff.lineage.findings import DELETE, LOOK, REGENERATE, REINGEST, REMAKE, RETRAIN, Relation, Trail
+from siamdiff.lineage.origin import began_with, is_open, model_used
 from siamdiff.lineage.reading import TRAIN, VAL, RunFacts, SetFacts
 from siamdiff.lineage.world import ModelFacts, World
 
@@ -64,16 +65,9 @@ def _base(world: World, trail: Trail, base: ModelFacts) -> None:
         trail.add(Relation.MAY, "weights", base.uri, "a tiny base whose set is not here", LOOK, count)
 
 
-def _began_with(world: World, trail: Trail, run: RunFacts) -> bool | None:
-    """Whether the base that a run began with was made from the image; None: that cannot be told."""
-    name = storage.name_of(run.base)
-    bases = [of for of in world.weights if of.digest is None and storage.name_of(of.uri) == name]
-    return world.base_used(trail.key, bases[0]) if bases else (None if name.startswith("tiny-") else False)
-
-
 def _run(world: World, trail: Trail, run: RunFacts) -> None:
     key, split = trail.key, world.split_of(trail.key, run.data)
-    first, began = run.first.get(key), _began_with(world, trail, run)
+    first, began = run.first.get(key), began_with(world, key, run)
     told = _told_of_steps(run, key, split, began)
     for uri, step in run.checkpoints.items():
         count = sum(
@@ -93,11 +87,6 @@ def _run(world: World, trail: Trail, run: RunFacts) -> None:
     _previews(world, trail, run)
 
 
-def is_open(run: RunFacts, split: str | None, began: bool | None) -> bool:
-    """Whether it cannot be told that a run never used a sample that its log does not name."""
-    return began is None or (bool(run.gap) and split in (TRAIN, None))
-
-
 def _told_of_steps(run: RunFacts, key: str, split: str | None, began: bool | None) -> str:
     parts = ["its base was made from it"] if began else []
     if key in run.first:
@@ -107,7 +96,7 @@ def _told_of_steps(run: RunFacts, key: str, split: str | None, began: bool | Non
     if run.gap:
         parts.append(f"no log of steps {run.gap}")
     if began is None:
-        parts.append("its base is not here")
+        parts.append("what its base was made from cannot be told")
     return "; ".join(parts) or "not in its log of keys"
 
 
@@ -122,27 +111,8 @@ def _previews(world: World, trail: Trail, run: RunFacts) -> None:
                 trail.add(Relation.SHOWS, "previews", f"{run.uri}/previews", detail, DELETE, len(names))
 
 
-def model_used(world: World, trail: Trail, digest: str | None, data: str | None) -> Relation | None:
-    """What a model of this digest, trained on this set, has to do with the image; None: nothing.
-
-    Where several folders hold the model, or none, the run that made it decides, else the set alone.
-    """
-    here = [of for of in world.weights if digest and of.digest == digest]
-    run = next((of.run for of in here if of.run), None)
-    if run:
-        began, split = _began_with(world, trail, run), world.split_of(trail.key, run.data)
-        if began or trail.key in run.first:
-            return Relation.TRAINED
-        return Relation.MAY if is_open(run, split, began) else None
-    data = next((of.info.data_digest for of in here if of.info.data_digest), data)
-    if data is None:
-        return None
-    split = world.split_of(trail.key, data)
-    return Relation.MAY if split in (TRAIN, None) else None
-
-
 def _model(world: World, trail: Trail, model: ModelFacts) -> None:
-    used = model_used(world, trail, model.digest, model.info.data_digest)
+    used = model_used(world, trail.key, model.digest, model.info.data_digest)
     if used is None:
         return
     terms = f"; {model.terms.license}, permitted: {model.terms.permitted_use}" if model.terms else ""
@@ -167,7 +137,7 @@ def _synthetic(world: World, trail: Trail, of: SetFacts) -> None:
         trail.add(Relation.NAMES, "index", f"{of.uri}/index.parquet", "as parent", REGENERATE)
         markers = len(of.unit.names("markers of shards"))
         trail.add(Relation.NAMES, "markers of shards", shards, "as parent", REGENERATE, markers)
-    used = None if copied else model_used(world, trail, digest, of.model.data_digest)
+    used = None if copied else model_used(world, trail.key, digest, of.model.data_digest)
     if used:
         count = of.manifest.count if of.manifest else "all"
         terms = f"; {of.terms.license}, permitted: {of.terms.permitted_use}" if of.terms else ""
@@ -187,8 +157,10 @@ def _inherits(world: World, trail: Trail, of: SetFacts) -> bool:
     made = [
         mask for mask in world.sets_of(of.plan.masks) if mask.manifest and mask.manifest.kind == "synthetic"
     ]
-    kinds = (Relation.HOLDS, Relation.COMPUTED, Relation.MADE, Relation.MAY)
-    found = [mask for mask in made if any(trail.has(kind, f"{mask.uri}/shards") for kind in kinds)]
+    kinds = (Relation.HOLDS, Relation.COMPUTED, Relation.MADE)
+    found = [
+        mask for mask in made if any(trail.has(kind, f"{mask.uri}/shards") for kind in (*kinds, Relation.MAY))
+    ]
     if not found or any(trail.has(kind, shards) for kind in kinds):
         return False
     detail = f"its masks are those of {found[0].uri}"

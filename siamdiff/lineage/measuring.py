@@ -6,14 +6,16 @@ from siamdiff import storage
 from siamdiff.errors import SiamdiffError
 from siamdiff.labels import label_of
 from siamdiff.lineage.findings import DELETE, LOOK, REMAKE, RETRAIN, Relation, Trail
-from siamdiff.lineage.making import some
+from siamdiff.lineage.making import NO_MODEL, some
 from siamdiff.lineage.objects import EVALUATION, EXPERIMENT, EXPORT, LOOSE, SEGMENTATION, TRAINING, Unit
 from siamdiff.lineage.reading import TRAIN, VAL, Root
-from siamdiff.lineage.records import Cached, Experiment, Export, Inputs, Metrics, Result
+from siamdiff.lineage.records import Cached, Experiment, Export, Exported, Inputs, Metrics, Result
 from siamdiff.lineage.world import World, names_of
 from siamdiff.records import read_record
-from siamdiff.sections.segment import SYNTHETIC, parse_arm
+from siamdiff.sections.named import set_file
+from siamdiff.sections.segment import REAL, SYNTHETIC, parse_arm
 
+_OPEN = "which may have used it or is not here"
 _CACHE = "delete, a cache: made again when it is needed"
 Trails = dict[str, Trail]  # by key
 
@@ -49,6 +51,14 @@ def touched(world: World, trail: Trail, digest: str | None) -> Relation | None:
             if trail.has(relation, f"{of.uri}/shards"):
                 return relation
     return None
+
+
+def used_by(world: World, trail: Trail, digest: str | None) -> Relation | None:
+    """What the images of a synthetic set have to do with a key: made, may have been; None: nothing."""
+    found = touched(world, trail, digest)
+    if found is None:
+        return None if world.remains_of(digest) else Relation.MAY
+    return found if found is Relation.MAY else Relation.MADE
 
 
 def _texts(root: Root, world: World, trails: Trails) -> None:
@@ -134,19 +144,24 @@ def _evaluation(root: Root, world: World, trails: Trails, unit: Unit) -> None:
             continue
         split = world.split_of(trail.key, metrics.sets.real.digest)
         named = {name: of.digest for name, of in metrics.sets.synthetic.items()}
-        found = [name for name, digest in named.items() if touched(world, trail, digest)]
+        used = {name: used_by(world, trail, digest) for name, digest in named.items()}
+        found = [name for name, of in used.items() if of is Relation.MADE]
+        open_ends = [name for name, of in used.items() if of is Relation.MAY]
         if split:
             told, relation = f"its set was compared: split {split}", Relation.COMPUTED
         elif found:
             told, relation = f"measured {', '.join(found)}", Relation.MADE
         elif split is None:
             told, relation = "its real set is not here", Relation.MAY
+        elif open_ends:
+            told, relation = f"measured {', '.join(open_ends)}, {_OPEN}", Relation.MAY
         else:
             continue
+        remedy = LOOK if relation is Relation.MAY else REMAKE
         for kind in ("figures", "tables", "figures by image"):
             for name in unit.names(kind):
                 if not trail.has(Relation.COMPUTED, f"{uri}/{name}"):  # by lines of its own
-                    trail.add(relation, kind, f"{uri}/{name}", told, REMAKE)
+                    trail.add(relation, kind, f"{uri}/{name}", told, remedy)
         for name, of in metrics.results.items():
             _sheets(world, trail, unit, uri, of, named.get(name))
 
@@ -157,22 +172,29 @@ def _sheets(world: World, trail: Trail, unit: Unit, uri: str, result: Result, di
     shown = {key for of in sets for key in of.made_for.get(trail.key, [])} & set(result.shown)
     sheet, near = result.contact_sheet, result.nearest_sheet
     nearest = [of.training for of in result.copies.nearest] if result.copies else []
+    used = used_by(world, trail, digest)
+    places: list[tuple[str, str, str]] = []  # kind, object, what is told where it shows the image
     if sheet in unit.names("contact sheets"):
-        if shown:
-            detail = f"image and mask beside {some(list(shown))}"
-            trail.add(Relation.SHOWS, "contact sheets", f"{uri}/{sheet}", detail, REMAKE)
-        elif not sets:
-            trail.add(Relation.MAY, "contact sheets", f"{uri}/{sheet}", "its set is not here", LOOK)
-        elif touched(world, trail, digest):
-            trail.add(Relation.MADE, "contact sheets", f"{uri}/{sheet}", "shows images of that set", REMAKE)
-    if near in unit.names("sheets of nearest pairs"):
-        if trail.key in nearest:
-            trail.add(
-                Relation.SHOWS, "sheets of nearest pairs", f"{uri}/{near}", "as a nearest image", REMAKE
+        places.append(
+            (
+                "contact sheets",
+                f"{uri}/{sheet}",
+                f"image and mask beside {some(list(shown))}" if shown else "",
             )
-        elif touched(world, trail, digest):
-            detail = "shows images of that set"
-            trail.add(Relation.MADE, "sheets of nearest pairs", f"{uri}/{near}", detail, REMAKE)
+        )
+    if near in unit.names("sheets of nearest pairs"):
+        places.append(
+            ("sheets of nearest pairs", f"{uri}/{near}", "as a nearest image" if trail.key in nearest else "")
+        )
+    for kind, place, detail in places:
+        if detail:
+            trail.add(Relation.SHOWS, kind, place, detail, REMAKE)
+        elif used is Relation.MADE:
+            trail.add(used, kind, place, "shows images of that set", REMAKE)
+        elif used or (
+            kind == "contact sheets" and not sets
+        ):  # which also shows real images, by its set's masks
+            trail.add(Relation.MAY, kind, place, f"of a set {_OPEN}", LOOK)
 
 
 def _segmentation(root: Root, world: World, trails: Trails, unit: Unit) -> set[str]:
@@ -182,7 +204,7 @@ def _segmentation(root: Root, world: World, trails: Trails, unit: Unit) -> set[s
         return set()
     for trail in trails.values():
         real = world.split_of(trail.key, inputs.real)
-        sets = [name for name, digest in inputs.synthetic.items() if touched(world, trail, digest)]
+        sets = {name: used_by(world, trail, digest) for name, digest in inputs.synthetic.items()}
         tests = [
             name
             for name, of in inputs.tests.items()
@@ -190,36 +212,50 @@ def _segmentation(root: Root, world: World, trails: Trails, unit: Unit) -> set[s
         ]
         used: dict[Relation, list[str]] = {}
         for name, digest in inputs.trainings.items():
-            relation = _arm_used(name, real, bool(sets))
+            relation = _arm_used(name, real, sets)
             if relation:
                 used.setdefault(relation, []).append(name)
                 place = _training(root, digest)
                 if place:
                     count = len(place.names("segmenters"))
-                    trail.add(relation, "segmenters", root.uri_of(place), f"the arm {name}", RETRAIN, count)
+                    remedy = LOOK if relation is Relation.MAY else RETRAIN
+                    trail.add(relation, "segmenters", root.uri_of(place), f"the arm {name}", remedy, count)
         if not used and not tests and real != VAL:
             continue
         told = f"scored on {', '.join(tests)}" if tests else f"of {sum(map(len, used.values()))} segmenters"
         relation = Relation.MADE if used and not tests else Relation.COMPUTED
+        if not tests and set(used) == {Relation.MAY}:
+            relation = Relation.MAY
         for kind in ("scores", "scores by image", "tables of scores"):
             for name in unit.names(kind):
-                trail.add(relation, kind, f"{uri}/{name}", told, REMAKE)
+                trail.add(relation, kind, f"{uri}/{name}", told, LOOK if relation is Relation.MAY else REMAKE)
     return set(inputs.trainings.values())
 
 
-def _arm_used(name: str, split: str | None, made: bool) -> Relation | None:
-    """What a training has to do with an image that is in this split of the real set, None: that set is not here."""
+def _arm_used(name: str, split: str | None, sets: dict[str, Relation | None]) -> Relation | None:
+    """What a training has to do with an image that is in this split of the real set, None: that set is not here.
+
+    Args:
+        name: NETWORK--ARM--seedN; the arm names its synthetic set where there are several.
+        split: of the real set.
+        sets: what the synthetic sets have to do with the image, by their names.
+    """
     try:
-        base, folds = parse_arm(name.split("--")[1].partition("_")[0])
+        arm, _, of = name.split("--")[1].partition("_")
+        base, folds = parse_arm(arm)
     except (ValueError, IndexError):
         return Relation.MAY
+    made: set[Relation | None] = set()
+    if base == SYNTHETIC or (folds and base == REAL):
+        by_file = {set_file(named): relation for named, relation in sets.items()}
+        made = {by_file[of]} if of in by_file else set(by_file.values())
     if base != SYNTHETIC and split == TRAIN:
         return Relation.TRAINED
-    if made and (base == SYNTHETIC or (folds and base == "real")):
+    if Relation.MADE in made:
         return Relation.MADE
     if split == VAL:
         return Relation.COMPUTED  # its weights were chosen by it
-    return Relation.MAY if split is None else None
+    return Relation.MAY if split is None or Relation.MAY in made else None
 
 
 def _training(root: Root, digest: str) -> Unit | None:
@@ -230,28 +266,55 @@ def _export(root: Root, world: World, trails: Trails, unit: Unit) -> None:
     uri, about = root.uri_of(unit), root.record(unit, "export.json", Export)
     if about is None:
         return
-    digests = [of.digest for of in about.sets]
-    names: set[str] | None = None
+    digests = {of.digest for of in about.sets}
+    lines: list[Exported] | None = None
     if "metadata.jsonl" in unit.names("exports"):
-        place = f"{uri}/metadata.jsonl"
-        names = set()
-        for _, data in root.texts([place]):
-            names = {key for key in world.wanted if f'"key":"{key}"'.encode() in data}
+        lines = list(root.lines([f"{uri}/metadata.jsonl"], Exported))
+        gone = {digest for digest in digests if not world.remains_of(digest)}
+        gone -= {of.set for of in lines} - {of.set for of in lines if of.kind != "real"}
     count = len(unit.names("exports"))
-    told = f"format {about.format}"
     for trail in trails.values():
-        splits = [world.split_of(trail.key, digest) for digest in digests]
-        if trail.key in (names or ()) or (names is None and any(splits)):
-            trail.add(
-                Relation.HOLDS, "exports", uri, told, "delete; export again from a set without it", count
-            )
-        elif relation := next((r for d in digests if (r := touched(world, trail, d))), None):
-            if not any(splits):
-                trail.add(
-                    relation, "exports", uri, f"{told}, of a synthetic set that is found", REMAKE, count
-                )
-        elif names is None and None in splits:
-            trail.add(Relation.MAY, "exports", uri, f"{told}, of a set that is not here", LOOK, count)
+        if lines is None:
+            found = _of_sets(world, trail, digests)
+        else:
+            found = _of_lines(trail.key, lines) or _of_made(world, trail, digests)
+            if found is None and gone:
+                found = Relation.MAY, "of a synthetic set that is not here", LOOK
+        if found:
+            relation, told, remedy = found
+            trail.add(relation, "exports", uri, f"format {about.format}{told and ', '}{told}", remedy, count)
+
+
+_Found = tuple[Relation, str, str]  # with what is told, and what is to be done
+_EXPORT_AGAIN = "delete; export again from a set without it"
+
+
+def _of_lines(key: str, lines: list[Exported]) -> _Found | None:
+    """What an export that names all of its samples says of a key itself."""
+    if any(of.key == key for of in lines):
+        return Relation.HOLDS, "", _EXPORT_AGAIN
+    children = [of.key for of in lines if of.synthetic.parent == key]
+    copies = [of.key for of in lines if of.synthetic.parent == key and of.synthetic.model_digest == NO_MODEL]
+    if copies:
+        return Relation.HOLDS, f"copies of the pair: {some(copies)}", REMAKE
+    return (Relation.COMPUTED, f"samples for its mask: {some(children)}", REMAKE) if children else None
+
+
+def _of_sets(world: World, trail: Trail, digests: set[str | None]) -> _Found | None:
+    """What an export that does not name its samples has to do with a key, by its sets."""
+    splits = {world.split_of(trail.key, digest) for digest in digests}
+    if any(splits):
+        return Relation.HOLDS, "", _EXPORT_AGAIN
+    is_open = (Relation.MAY, "of a set that is not here", LOOK) if None in splits else None
+    return _of_made(world, trail, digests) or is_open
+
+
+def _of_made(world: World, trail: Trail, digests: set[str | None]) -> _Found | None:
+    """What an export has to do with a key by the synthetic sets that it is of and that are found here."""
+    for digest in digests:
+        if not world.split_of(trail.key, digest) and (relation := touched(world, trail, digest)):
+            return relation, "of a synthetic set that is found", REMAKE
+    return None
 
 
 def _experiment(root: Root, trails: Trails, unit: Unit) -> None:

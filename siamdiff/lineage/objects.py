@@ -82,6 +82,7 @@ _RULES: dict[str, list[tuple[str, Kind]]] = {
         (r"tensorboard/.+", Kind("curves of the losses")),
         (r"previews/[^/]+\.png", Kind("previews")),
         (r"pinned\.json", Kind("what a run is tied to", _CONFIG)),
+        (r"base\.json", Kind("what a run began with", "digests of its base")),
     ],
     WEIGHTS: [(r".+", Kind("weights"))],
     EVALUATION: [

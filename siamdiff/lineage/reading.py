@@ -15,7 +15,7 @@ from siamdiff.data.manifest import Manifest, read_index, read_manifest
 from siamdiff.data.shards import read_marker
 from siamdiff.errors import SiamdiffError, one_line
 from siamdiff.lineage.objects import Contents, Unit, divide
-from siamdiff.lineage.records import Consumed, MadeFrom, OfModel, Pinned, Plan, Revision
+from siamdiff.lineage.records import Began, Consumed, Info, MadeFrom, OfModel, Pinned, Plan, Revision
 from siamdiff.records import read_record
 from siamdiff.terms import Terms
 
@@ -209,6 +209,9 @@ class RunFacts:
     unit: Unit
     data: str | None  # digest of its set
     base: str  # what it is pinned to
+    given: str  # the base by which it was asked for
+    parts: str  # likewise what supplied whole parts of it; ""
+    said: dict[str, Info]  # what these said of themselves, by their URIs; {}: it is older than that
     first: dict[str, int]  # wanted key -> the first step, from 0, that consumed it
     uses: dict[str, int]  # wanted key -> how often it was consumed
     gap: str  # steps whose log is missing; ""
@@ -234,7 +237,20 @@ def read_run(root: Root, unit: Unit, wanted: frozenset[str]) -> RunFacts:
     last = max((step for step in steps.values() if step), default=0)
     if any(other.folder == f"{unit.folder}model/" for other in root.contents.units):  # it took every step
         last = max(last, pinned.steps)
-    return RunFacts(uri, unit, pinned.data, pinned.base, first, uses, _gap(logs, last), steps)
+    began = root.record(unit, "base.json", Began) or Began()
+    return RunFacts(
+        uri,
+        unit,
+        data=pinned.data,
+        base=pinned.base,
+        given=pinned.given,
+        parts=pinned.parts or "",
+        said={of.uri: of for of in began.bases},
+        first=first,
+        uses=uses,
+        gap=_gap(logs, last),
+        checkpoints=steps,
+    )
 
 
 def _number(name: str) -> int:

@@ -1,6 +1,6 @@
 """What a trace reads of the JSON that the stages left; anything else in it is passed over."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 
 class _Read(BaseModel):
@@ -77,6 +77,8 @@ class Pinned(_Read):
 
     data: str | None = Field(default=None, alias="digest of data")
     base: str = Field(default="", alias="digest of base")
+    given: str = Field(default="", alias="model.base")
+    parts: str | None = Field(default=None, alias="model.parts")
     steps: int = Field(default=0, alias="train.steps")
 
 
@@ -96,6 +98,16 @@ class Info(_Read):
     images: int | None = None
     license: str | None = None
     permitted_use: str | None = None
+
+
+class _Given(Info):
+    uri: str
+
+
+class Began(_Read):
+    """base.json of a run: what its base, and what supplied parts of it, said of themselves."""
+
+    bases: list[_Given] = []
 
 
 class _Sets(_Read):
@@ -145,6 +157,25 @@ class Export(_Read):
 
     format: str
     sets: list[Digest] = []
+
+
+class _Origin(_Read):
+    parent: str | None = None  # None: of another method, which does not say
+    model_digest: str | None = None
+
+
+class Exported(_Read):
+    """A line of an export's metadata.jsonl."""
+
+    key: str
+    set: str | None = None
+    kind: str | None = None
+    synthetic: _Origin = _Origin()
+
+    @field_validator("synthetic", mode="before")
+    @classmethod
+    def _of_real(cls, value: object) -> object:
+        return {} if value is None else value
 
 
 class _Setting(_Read):

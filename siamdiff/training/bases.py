@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +22,8 @@ from siamdiff.run import InUseError, Lease, lease
 log = logging.getLogger(__name__)
 
 PINNED, BASE_FIELD = "pinned.json", "digest of base"  # of a run, see siamdiff.run.pin
+BEGAN = "base.json"  # of a run
+_SAID = ("model_digest", "data_digest", "images_digest", "images")
 _AND_PARTS = "; parts "
 WAIT_SECONDS = 5.0
 MAX_IMAGES = 2048  # as many as its short training can look at
@@ -85,6 +88,31 @@ def open_base(config: Config, uri: str) -> Iterator[Path]:
     """
     with sources.opened(uri, config.model.parts) as folder:
         yield folder
+
+
+def note_base(config: Config, uri: str, folder: Path) -> None:
+    """Writes a run's `base.json`: what its base says of its origin, for a trace when the base is gone or was moved.
+
+    The run is not tied to it: what the base is says its content, see `identity`.
+
+    Args:
+        config: resolved configuration.
+        uri: of `base_uri`.
+        folder: of `open_base`.
+    """
+    given = {uri: folder}
+    if config.model.parts:
+        given[config.model.parts] = sources.local_folder(config.model.parts)
+    bases = [{"uri": place, **_said(of)} for place, of in given.items()]
+    storage.write_json(storage.join(config.run_uri(), BEGAN), {"bases": bases})
+
+
+def _said(folder: Path) -> dict[str, Any]:
+    try:
+        info = storage.read_json(str(folder / INFO))
+    except FileNotFoundError:
+        return {}
+    return {name: info[name] for name in _SAID if name in info}
 
 
 def prepare_base(config: Config) -> str:

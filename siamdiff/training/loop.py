@@ -66,6 +66,8 @@ def train(config: Config, base_uri: str, lease: Lease, context: Context, make_en
     torch.manual_seed(config.train.seed)
     with bases.open_base(config, base_uri) as folder:
         base = load_base(str(folder))
+        if context.rank == 0:
+            bases.note_base(config, base_uri, folder)
         trainer = _Trainer(config, base, lease, context, make_engine)
         trainer.run()
         trainer.export(folder)
