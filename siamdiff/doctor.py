@@ -28,7 +28,7 @@ from siamdiff.data.raw import most_frequent_reason, too_little
 from siamdiff.data.shardset import ShardSet
 from siamdiff.errors import SiamdiffError, UserError
 from siamdiff.estimate.architecture import architecture, count
-from siamdiff.estimate.devices import device_named
+from siamdiff.estimate.devices import memory_to_reckon_with, smallest_gpu
 from siamdiff.estimate.memory import CONTEXT, Memory, processes
 from siamdiff.estimate.report import settled, training_need
 from siamdiff.model import sources
@@ -182,7 +182,7 @@ def _estimate(config: Config, needs: list[Needs]) -> Iterator[Finding]:
     networks = architecture(config)
     trained, everything = count(networks.model, trainable=True), count(networks.model)
     encoders = count(networks.base.vae) + count(networks.base.text_encoder)
-    memory = training_need(settled(config, networks, _memory_to_reckon_with(config)), networks)
+    memory = training_need(settled(config, networks, memory_to_reckon_with(config.cluster)), networks)
     needs.append(Needs(memory, everything + encoders, count(networks.model.control), trained))
     yield Finding(
         "ok",
@@ -250,22 +250,6 @@ def _disk(config: Config, needs: Needs) -> Iterator[Finding]:
             yield Finding("FAIL", "disk", f"{what}; {fix}", 2)
 
 
-def _memory_to_reckon_with(config: Config) -> float | None:
-    """Bytes of the GPU that a training process will have; None where it has none, or which is not known."""
-    gpus, named = config.cluster.gpus, config.cluster.device
-    if not gpus:
-        return None
-    whole = _smallest_gpu() or (GB * device_named(named).memory if named else None)
-    return whole and min(1.0, gpus) * whole
-
-
-def _smallest_gpu() -> int | None:
-    """Bytes of the smallest GPU that is visible; None without one."""
-    if not torch.cuda.is_available():
-        return None
-    return min(torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count()))
-
-
 def _gpu(config: Config, needs: Needs) -> Iterator[Finding]:
     visible = torch.cuda.device_count() if torch.cuda.is_available() else 0
     wanted = config.cluster.gpus * processes(config.train)
@@ -287,7 +271,7 @@ def _gpu(config: Config, needs: Needs) -> Iterator[Finding]:
             yield Finding("FAIL", "gpu", f"{message}; {fix}", 2)
         return
     check_precision(config.train.precision, torch.device("cuda"))
-    smallest = _smallest_gpu()
+    smallest = smallest_gpu()
     assert smallest is not None, "one is visible"
     message = f"{visible} visible, {smallest / GB:.1f} GB each, {needs.memory.peak / GB:.1f} GB reckoned"
     if needs.memory.peak <= smallest:

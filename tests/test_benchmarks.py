@@ -66,7 +66,7 @@ def test_what_is_compared_takes_turns_and_is_divided_round_by_round() -> None:
     order: list[str] = []
     works = {name: (lambda name=name: order.append(name)) for name in ("a", "b")}
     measured = take_turns(CPU, works, rounds=2)
-    assert order == 4 * ["a", "b"]  # to warm up, and for their memory
+    assert order == 3 * ["a", "b"]  # once to warm up and for their memory
     assert len(measured["a"].seconds) == 2
     assert measured["a"].peak > 0
     assert quotient(Measured([2.0, 9.0], 0), Measured([1.0, 3.0], 0)).median == 2.5

@@ -2,8 +2,11 @@
 
 from dataclasses import dataclass
 
+import torch
+
 from siamdiff.errors import UserError, nearest
 from siamdiff.sections import Precision
+from siamdiff.sections.common import Cluster
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,25 @@ def device_by_cuda_name(name: str) -> Device | None:
     """The device that torch.cuda.get_device_name calls so; None where the table does not know its peak."""
     known = _CUDA_NAMES.get(name)
     return DEVICES[known] if known else None
+
+
+def smallest_gpu() -> int | None:
+    """Bytes of the smallest GPU that is visible here; None without one."""
+    if not torch.cuda.is_available():
+        return None
+    return min(torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count()))
+
+
+def memory_to_reckon_with(cluster: Cluster) -> float | None:
+    """Bytes of a GPU that a training process will have; None where it has none, or where it is not known.
+
+    Args:
+        cluster: how much of a GPU each gets, and which; a GPU that is visible here counts before the one that is named.
+    """
+    if not cluster.gpus:
+        return None
+    whole = smallest_gpu() or (1e9 * device_named(cluster.device).memory if cluster.device else None)
+    return whole and min(1.0, cluster.gpus) * whole
 
 
 def _plain(name: str) -> str:

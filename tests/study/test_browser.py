@@ -202,7 +202,7 @@ def test_a_tab_does_not_give_its_answers_to_who_signed_in_beside_it(
     other.fill("#code", made.codes["reader-5"])
     other.keyboard.press("Enter")
     other.wait_for_selector("#intro:visible")
-    assert other.inner_text("#reader") == "reader-5"
+    other.wait_for_function("document.getElementById('reader').innerText === 'reader-5'")
     page.keyboard.press("s")
     page.wait_for_selector("#sign-in:visible")
     assert "reader-4" in page.inner_text("#sign-in-error") and not page.is_visible("#reader")
