@@ -24,11 +24,13 @@ help: ## list the targets
 
 setup: $(READY) ## make .venv with everything that the other targets need
 
+# Compiled afterwards, by all cores: pip would take one of them for two minutes.
 $(READY): pyproject.toml constraints.txt tests/nnunet.txt
 	@test -n "$(PYTHON)" || { echo "no Python 3.11 or 3.12 with venv found; name one: make setup PYTHON=/path/to/python3.11" >&2; exit 2; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[cluster,export,study,dev]' -c constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -e '.[cluster,export,study,dev]' -c constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .venv/nnunet -r tests/nnunet.txt
+	@$(BIN)/python -m compileall -qq -j 0 -x '/tests/' .venv/lib || true  # some packages hold templates that are no Python
 	@touch $@
 
 demo: setup ## the whole road on phantoms: ingest, train, generate, evaluate (about 10 minutes on 2 cores)

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from argparse import Namespace
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -28,7 +27,6 @@ from benchmarks.common import Spread
 from benchmarks.counting import PHASES, Count, count, largest_batch
 from benchmarks.phantoms import make_pairs, write_set
 from benchmarks.place import Measured, Place, find_place, quotient, take_turns
-from infra import cluster
 from siamdiff.sections import ImageFormat, Precision
 
 TOY = run.SIZES["toy"]
@@ -110,6 +108,7 @@ def test_our_sampler_and_diffusers_are_timed_on_the_same_images() -> None:
         assert sampling.largest_difference(sampling.Sampling(CPU, TOY.sampling)) <= 1
 
 
+@pytest.mark.soak
 def test_the_data_path_is_told_in_a_table(tmp_path: Path) -> None:
     *_, figures = run.measure(CPU, ["data"], TOY, stages=False)
     assert [row["kind"] for row in figures["data"]["rows"]] == 2 * ["write", "read", "stream"]
@@ -179,19 +178,6 @@ def test_an_actor_is_busy_during_batches_alone() -> None:
     assert fleet.busy(by_actor["b"]) == 1.0
     assert fleet.gaps(by_actor["a"]) == [1.0, 5.0]
     assert fleet.images_per_second(by_actor, 24) == 2.0
-
-
-@pytest.mark.cluster
-@pytest.mark.soak
-def test_stand_ins_make_planned_shards_in_the_fleet(s3: object, tmp_path: Path) -> None:
-    chosen = Namespace(resolution=32, batch=2, shard=4, shards=6, actors=[2], seconds=0.05)
-    cluster.connect()
-    try:
-        rows = fleet.measure(str(tmp_path), chosen)
-    finally:
-        cluster.leave()
-    assert [row["actors"] for row in rows] == [1, 2]
-    assert all(0 < row["busy"].median < 1 for row in rows)
 
 
 def test_copies_are_counted_among_new_images_and_given_ones() -> None:

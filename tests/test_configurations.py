@@ -59,12 +59,14 @@ def test_data_that_is_not_there_is_told_in_one_line(
         scan(loaded(file).data)
 
 
+@pytest.mark.soak
 def test_the_paper_trains_this_many_parameters():
     text = dry_run(loaded(REPOSITORY / "jobs/configs/polyps.yaml"), ("train",))
     assert "trainable parameters 874,264,516" in text
     assert "WARNING" not in text
 
 
+@pytest.mark.soak
 def test_a_workstation_stays_within_22_gb():
     config = loaded(REPOSITORY / "jobs/configs/workstation.yaml")
     assert config.train.workers == 1

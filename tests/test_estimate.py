@@ -245,7 +245,7 @@ def test_too_little_memory_is_a_warning_with_what_to_lower():
 
 
 def test_activations_are_recomputed_where_memory_asks_for_it():
-    config = configured(data={"resolution": SIDE}, train={"batch_size": BATCH})
+    config = configured(train=MASK_ALONE | {"batch_size": BATCH})
     networks = architecture(config)
     plain = report.settled(config, networks, None)
     assert plain.train.activation_checkpointing is False

@@ -68,6 +68,7 @@ def test_status_of_nothing_is_a_mistake(tmp_path: Path, capsys: pytest.CaptureFi
     assert "status.json does not exist" in capsys.readouterr().err
 
 
+@pytest.mark.soak
 def test_verify_ends_as_it_says_every_time(tmp_path: Path):
     """Threads of a library once aborted one in ten of these short processes while they exited."""
     write_phantoms(str(tmp_path), count=4)

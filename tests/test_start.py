@@ -47,6 +47,7 @@ def newest(root: Path) -> ShardSet:
     return ShardSet.open(uri)
 
 
+@pytest.mark.soak
 @pytest.mark.cluster
 def test_road_a_ends_in_a_set(s3, tmp_path: Path) -> None:
     assert len(after_road_a(tmp_path)) == 16

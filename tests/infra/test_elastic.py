@@ -146,6 +146,7 @@ def check(folder: Path, run: Run, rtol: float) -> None:
     torch.testing.assert_close(last, whole, rtol=rtol, atol=rtol)
 
 
+@pytest.mark.soak
 @pytest.mark.cluster
 def test_a_run_goes_on_with_fewer_workers_and_with_more(tmp_path: Path) -> None:
     run = (2, "fp32", False)

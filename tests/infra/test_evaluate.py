@@ -197,6 +197,7 @@ def write_folder(folder, count, has_masks=True, size=(48, 40), first=0):
     return str(folder)
 
 
+@pytest.mark.soak
 @pytest.mark.cluster
 def test_sets_of_any_origin_are_compared_in_one_table(ray, tmp_path, caplog):
     root = str(tmp_path / "root")
@@ -254,6 +255,7 @@ def test_sets_of_any_origin_are_compared_in_one_table(ray, tmp_path, caplog):
     )
 
 
+@pytest.mark.soak
 @pytest.mark.cluster
 def test_damaged_and_lost_shards_fail_with_one_line(ray, tmp_path, caplog):
     root = str(tmp_path)

@@ -137,6 +137,7 @@ def test_every_planned_sample_is_made_once(undisturbed, root, workplace, caplog)
     assert (storage.list_files(uri), Path(uri, "dataset.json").stat().st_mtime_ns) == before
 
 
+@pytest.mark.soak
 @pytest.mark.cluster
 def test_two_actors_on_s3_one_killed_give_the_same_bytes(undisturbed, root, s3, monkeypatch, tmp_path):
     monkeypatch.setenv("SIAMDIFF_CACHE", str(tmp_path))
@@ -192,6 +193,7 @@ def test_a_driver_killed_after_the_last_shard_is_finished_by_the_same_command(un
     assert storage.read_json(storage.join(root, "synthetic", "latest.json"))["uri"] == output
 
 
+@pytest.mark.soak
 @pytest.mark.cluster
 def test_too_many_rejected_samples_keep_a_set_from_being_declared(undisturbed, workplace, root, caplog):
     output = str(workplace / "rejected")

@@ -64,6 +64,7 @@ def ray(s3, tmp_path_factory):
         ray.shutdown()
 
 
+@pytest.mark.soak
 @pytest.mark.cluster
 def test_a_segmentation_is_complete_made_once_and_grows_by_what_is_new(ray, s3, caplog):
     root = s3.new_root()

@@ -22,12 +22,14 @@ N, K = 30, 20  # a step after N / 3: every loss term is there
 TIMESTEPS = [[150, 700], [300, 999]]  # of rank 0, of rank 1: only rank 0 has a sample for Online-Augmentation
 Case = tuple[int, bool, str]  # ZeRO stage, activation checkpointing, which parts of the UNet learn
 CASES: list[Case] = [
-    *itertools.product([0, 1, 2, 3], [False, True], ["decoder"]),
+    (0, False, "decoder"),
+    (1, True, "decoder"),
+    (2, False, "decoder"),
     (2, True, "all"),
-    (3, False, "all"),
+    (3, False, "decoder"),
 ]
-MORE = sorted(set(itertools.product([0, 1, 2, 3], [False, True], ["all", "none"])) - set(CASES))
-STEPS, RESUMED = 5, 3
+MORE = sorted(set(itertools.product([0, 1, 2, 3], [False, True], ["decoder", "all", "none"])) - set(CASES))
+STEPS, RESUMED, PARTITIONED = 5, 3, 2
 
 
 def halves(rank: int, seed: int = 0) -> Any:
@@ -121,7 +123,7 @@ def save_partitioned_bf16_run(rank: int, folder: str) -> None:
     model = tiny_model(dtype=torch.float32)
     model.unet.enable_gradient_checkpointing()
     model.controlnet.enable_gradient_checkpointing()
-    losses = steps(engine(model, 3, "bf16"), lambda k: halves(rank, k + K), first=-K, last=STEPS - K)
+    losses = steps(engine(model, 3, "bf16"), lambda k: halves(rank, k + K), first=-K, last=PARTITIONED - K)
     torch.save(losses, Path(folder, f"partitioned-{rank}.pt"))
 
 
@@ -202,7 +204,7 @@ def test_bf16_trains_with_partitioned_weights_and_checkpointing(outcome: Path) -
         one,
         lambda k: tiny_inputs(TIMESTEPS[0] + TIMESTEPS[1], k + K, dtype=torch.float32),
         first=-K,
-        last=STEPS - K,
+        last=PARTITIONED - K,
     )
     torch.testing.assert_close(losses, expected, rtol=2e-3, atol=2e-4)
 

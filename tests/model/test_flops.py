@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from benchmarks.flops import sd15
 
 
@@ -12,6 +14,7 @@ def test_trainable_parameters() -> None:
     assert sum(p.numel() for p in sd15().parameters() if p.requires_grad) == 874_264_516
 
 
+@pytest.mark.soak
 def test_arithmetic_stays_within_its_limits() -> None:
     repository = Path(__file__).parents[2]
     command = [sys.executable, "benchmarks/flops.py", "--json"]

@@ -25,6 +25,15 @@ from tests.tiny_model import RESOLUTION, write_masks, write_model
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
 
 STOCHASTIC = {"ddpm", "euler-ancestral", "kdpm2-ancestral"}
+# One of each kind: first order, stochastic, several steps, second order. The others are left for `make soak`.
+OF_EACH_KIND = {"ddim", "ddpm", "unipc", "heun"}
+every_scheduler = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in OF_EACH_KIND else pytest.mark.soak)
+        for name in sorted(SCHEDULERS)
+    ],
+)
 BEFORE_SCHEDULERS = {
     "model": "ca0276a4bf53e47e",
     "copy-paste": "effb8f40a81cec93",
@@ -80,7 +89,7 @@ def images(model, masks, folder, name, **settings):
     return np.stack([sample.decode().image for sample in made]).astype(int)
 
 
-@pytest.mark.parametrize("name", sorted(SCHEDULERS))
+@every_scheduler
 def test_a_sample_is_the_same_in_any_batch(model, masks, folder, name):
     whole, apart = (images(model, masks, folder, name, batch_size=size) for size in (4, 1))
     assert np.abs(whole - apart).max() <= 1
