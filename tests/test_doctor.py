@@ -136,6 +136,7 @@ def test_a_base_that_is_nowhere_is_told(config: str, tmp_path: Path, capsys: pyt
         assert (code, lines["weights"].startswith(f"FAIL no base at {tmp_path / name}")) == (2, True)
 
 
+@pytest.mark.soak
 def test_a_hub_id_is_looked_for_in_the_cache_and_not_fetched(
     s3: S3Server,
     config: str,

@@ -103,6 +103,7 @@ def lines_of(uri):
     return [json.loads(line) for line in storage.read_bytes(uri).splitlines()]
 
 
+@pytest.mark.soak
 @pytest.mark.cluster
 def test_an_evaluation_is_complete_and_made_once(ray, root, tmp_path, caplog):
     real, synthetic = (ShardSet.open(storage.join(root, *name)) for name in (["data"], ["synthetic", "plan"]))

@@ -133,6 +133,7 @@ def test_a_segmentation_is_complete_made_once_and_grows_by_what_is_new(ray, s3, 
     assert len(more["trainings"]) == 6
 
 
+@pytest.mark.soak
 @pytest.mark.cluster
 def test_a_damaged_network_is_told_in_one_line_and_costs_no_other_training(ray, tmp_path):
     root = str(tmp_path)

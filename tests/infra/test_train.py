@@ -178,7 +178,7 @@ def test_a_set_of_another_size_is_refused(root):
     ("arguments", "message"),
     [
         (["--data.source", "/nowhere", "--data.uri", "/nowhere/set"], "dataset.json"),
-        (["--model.base", "/nowhere"], "no base at /nowhere"),
+        pytest.param(["--model.base", "/nowhere"], "no base at /nowhere", marks=pytest.mark.soak),
     ],
 )
 def test_a_mistake_ends_with_2_and_one_line(root, arguments: list[str], message: str, tmp_path: Path):
