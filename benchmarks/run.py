@@ -46,7 +46,7 @@ class Size:
 
 SIZES = {
     "toy": Size(training.Size(16, 64, 5), sampling.Size(16, 64, 2, 2), datapath.Size(64, 8), 256, 1),
-    "small": Size(training.Size(2, 128, 8), sampling.Size(4, 64, 8, 50), datapath.Size(384, 64), 2048, 3),
+    "small": Size(training.Size(2, 128, 8), sampling.Size(4, 64, 8, 20), datapath.Size(384, 64), 2048, 3),
     "true": Size(training.Size(1, 384, 32), sampling.Size(1, 384, 16, 50), datapath.Size(384, 64), 8192, 7),
 }
 

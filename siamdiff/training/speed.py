@@ -1,14 +1,17 @@
 """What makes the networks faster without changing what they compute, up to the last bits; and what is not let be."""
 
 import inspect
+from itertools import count
+from typing import Any
 
 import torch
 import torch._dynamo
 from torch import nn
 
-# The parts of UNet, ControlNet and adapter that are worth a compilation of their own.
 RECOMPILATIONS = 128  # of all blocks together, where PyTorch cannot count them apart
+# The parts of UNet, ControlNet and adapter that are worth a compilation of their own.
 COMPILED = ("down_blocks", "mid_block", "up_blocks", "controlnet_cond_embedding", "adapter")
+_NUMBERS = count()  # of the blocks that this process has compiled
 
 
 def forbid_tf32() -> None:
@@ -48,7 +51,22 @@ def compile_blocks(*networks: nn.Module) -> None:
         for name in COMPILED:
             part = getattr(network, name, None)
             for block in part if isinstance(part, nn.ModuleList) else filter(None, [part]):
-                block.compile(**({"isolate_recompiles": True} if apart else {}))
+                _compile(block, **({"isolate_recompiles": True} if apart else {}))
+
+
+def _compile(block: nn.Module, **options: Any) -> None:
+    """As `block.compile(**options)`, but what the block sees makes no dimension of another block a symbol.
+
+    PyTorch remembers by the name of the code which dimensions change, and all modules share one `__call__`. Heights,
+    widths and channels, which differ from block to block, would be symbols in each of them from the second block on:
+    slower kernels, and in PyTorch 2.13 a compilation that fails where strides of views are to be sorted.
+    """
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return block._call_impl(*args, **kwargs)
+
+    call.__code__ = call.__code__.replace(co_name=f"{type(block).__name__}_{next(_NUMBERS)}")
+    block._compiled_call_impl = torch.compile(call, **options)
 
 
 def hold_frozen(network: nn.Module, dtype: torch.dtype) -> None:
