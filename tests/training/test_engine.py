@@ -238,6 +238,7 @@ def products(trained: TorchEngine, t: list[int]) -> int:
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(1800)
 @pytest.mark.usefixtures("traced")
 def test_compiled_blocks_compute_no_gradient_that_is_thrown_away_and_settle_after_a_few_steps() -> None:
     plain, compiled = (engine(tiny_model(dtype=torch.float32)) for _ in range(2))
