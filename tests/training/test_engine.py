@@ -1,7 +1,7 @@
 """The plain engine in each precision, and what makes it faster."""
 
 import math
-from functools import partialmethod
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -218,7 +218,7 @@ def test_frozen_weights_in_half_precision_change_no_bit() -> None:
 @pytest.fixture
 def traced(monkeypatch: pytest.MonkeyPatch) -> None:
     """torch.compile without its code generation: the same graphs, seconds instead of minutes."""
-    monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend="aot_eager"))
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     torch.compiler.reset()
 
 
