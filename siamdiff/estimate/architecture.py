@@ -14,11 +14,13 @@ from siamdiff.config import Config
 from siamdiff.errors import UserError
 from siamdiff.model import tiny
 from siamdiff.model.base import INFO, Base
-from siamdiff.model.build import build_model
+from siamdiff.model.build import assemble
 from siamdiff.model.dhi import HINT_CHANNELS
 from siamdiff.model.sd1 import make_scheduler, network_config
+from siamdiff.model.sources import TINY
 
 CONFIG = "config.json"
+_DESCRIBED = ("vae", "unet", "text_encoder")
 
 
 @dataclass(frozen=True)
@@ -58,15 +60,45 @@ def architecture(config: Config) -> Architecture:
     Raises:
         UserError: the base is a local folder without the configuration of its networks, or of another kind.
     """
-    named = config.model.base
+    return from_description(description(config), _origin(config.model.base))
+
+
+def description(config: Config) -> str:
+    """All that the shapes of a resolved configuration's networks depend on, as JSON: the same text, the same networks.
+
+    Raises:
+        UserError: see `architecture`.
+    """
+    named, model = config.model.base, config.model
+    base: Any = None  # Stable Diffusion 1.x
+    if named == TINY:
+        base = config.data.resolution
+    elif Path(named).is_dir():
+        base = _configs(Path(named))
+    parts = {"control": model.control, "hint_channels": model.hint_channels}
+    return json.dumps(parts | {"base": base, "trained_unet": config.train.trained_unet}, sort_keys=True)
+
+
+def from_description(text: str, origin: str = "") -> Architecture:
+    """The networks that a `description` is of."""
+    parts = json.loads(text)
+    widths = parts["hint_channels"]
     with torch.device("meta"):
-        if named == "tiny":
-            base, origin = _tiny(config.data.resolution), "tiny base"
-        elif Path(named).is_dir():
-            base, origin = _from_folder(Path(named)), str(named)
-        else:
-            base, origin = _sd1(), f"Stable Diffusion 1.x, which {named} is taken to be"
-        return Architecture(base, build_model(config, base), origin)
+        match parts["base"]:
+            case None:
+                base = _sd1()
+            case int(resolution):
+                base = _tiny(resolution)
+            case configs:
+                base = _from_configs(configs)
+        model = assemble(base, parts["control"], widths and tuple(widths), parts["trained_unet"])
+        return Architecture(base, model, origin)
+
+
+def _origin(named: str) -> str:
+    if named == TINY:
+        return "tiny base"
+    return named if Path(named).is_dir() else f"Stable Diffusion 1.x, which {named} is taken to be"
 
 
 def _tiny(resolution: int) -> Base:
@@ -86,22 +118,23 @@ def _sd1() -> Base:
     )
 
 
-def _from_folder(folder: Path) -> Base:
-    for part in ("vae", "unet", "text_encoder"):
+def _configs(folder: Path) -> dict[str, Any]:
+    for part in _DESCRIBED:
         if not (folder / part / CONFIG).is_file():
             raise UserError(
                 f"base {folder} lacks {part}/{CONFIG}; give a whole folder in diffusers' layout, or model.base 'tiny'"
             )
-    text = CLIPTextConfig.from_pretrained(folder / "text_encoder", local_files_only=True)
-    vae = cast(AutoencoderKL, AutoencoderKL.from_config(_config(folder / "vae")))
-    unet = UNet2DConditionModel.from_config(_config(folder / "unet"))
     info = folder / INFO
     widths = json.loads(info.read_text()).get("hint_channels") if info.is_file() else None
-    return _base(vae, cast(UNet2DConditionModel, unet), CLIPTextModel(text), tuple(widths or HINT_CHANNELS))
+    configs = {part: json.loads((folder / part / CONFIG).read_text()) for part in _DESCRIBED}
+    return configs | {"hint_channels": widths or HINT_CHANNELS}
 
 
-def _config(part: Path) -> dict[str, Any]:
-    return json.loads((part / CONFIG).read_text())
+def _from_configs(configs: dict[str, Any]) -> Base:
+    vae = cast(AutoencoderKL, AutoencoderKL.from_config(configs["vae"]))
+    unet = cast(UNet2DConditionModel, UNet2DConditionModel.from_config(configs["unet"]))
+    text_encoder = CLIPTextModel(CLIPTextConfig.from_dict(configs["text_encoder"]))
+    return _base(vae, unet, text_encoder, tuple(configs["hint_channels"]))
 
 
 def _base(

@@ -1,11 +1,11 @@
 """How fast a run is: samples, model arithmetic and its share of what the device could do at most."""
 
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import torch
 
 from siamdiff.config import Config
-from siamdiff.estimate.architecture import Architecture, architecture
+from siamdiff.estimate.architecture import description, from_description
 from siamdiff.estimate.counting import train_step
 from siamdiff.estimate.devices import device_by_cuda_name
 from siamdiff.estimate.report import TERA, steps_before
@@ -18,8 +18,8 @@ class Throughput:
     """Model arithmetic of a run: what a training step's forward and backward passes take, however they are computed.
 
     Recomputation (activation checkpointing) does not count, nor do VAE, text encoder, optimizer, validation and
-    previews, so that less time spent on these shows as more. Counted on the meta device when it is first asked for:
-    one to two seconds each before and after Online-Augmentation begins, at Stable Diffusion 1.5's size.
+    previews, so that less time spent on these shows as more. Counted on the meta device when it is first asked for,
+    once in a process: a few seconds each before and after Online-Augmentation begins, at Stable Diffusion 1.5's size.
 
     Args:
         config: resolved configuration.
@@ -66,9 +66,9 @@ class Throughput:
         return self.before + share * (self._counted(augment=True) - self.before)
 
     @cached_property
-    def _networks(self) -> Architecture:
+    def _description(self) -> str:
         model = self.config.model.model_copy(update={"base": str(self.folder)})
-        return architecture(self.config.model_copy(update={"model": model}))
+        return description(self.config.model_copy(update={"model": model}))
 
     def _counted(self, *, augment: bool) -> int:
         train = self.config.train
@@ -78,4 +78,10 @@ class Throughput:
             augment=augment if train.online_augmentation else None,
             t_tau=train.augment_timesteps,
         )
-        return train_step(self._networks, weights, self.config.data.resolution, batch=1).flops
+        return _flops(self._description, weights, self.config.data.resolution)
+
+
+@lru_cache(maxsize=16)
+def _flops(networks: str, weights: LossWeights, resolution: int) -> int:
+    """Of one sample; counted once in a process, whose runs are often of the same networks."""
+    return train_step(from_description(networks), weights, resolution, batch=1).flops
