@@ -1,14 +1,13 @@
 """The common door of the jobs: command line, first line, log, exit code and last line."""
 
 import logging
+import pkgutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from infra import cluster, logs, retry, signals
 from siamdiff import storage
 from siamdiff.commandline import load
-from siamdiff.config import Config
 from siamdiff.errors import AlreadyRunningError, SiamdiffError, StoppedError, one_line
 from siamdiff.sections import PHANTOM
 
@@ -24,7 +23,7 @@ ABOUT_DRY_RUN = f"""
 
 
 def run(
-    stage: Callable[[Config, bool], object],
+    stage: str,
     description: str,
     argv: list[str] | None = None,
     *,
@@ -32,7 +31,8 @@ def run(
 ) -> None:
     """Runs one stage on the configuration of the command line and ends the process with its exit code.
 
-    The stage gets the configuration and whether this is the demo (no --config, phantom data), which its outputs say.
+    The stage, "module:function", gets the configuration and whether this is the demo (no --config, phantom data), which
+    its outputs say. It is imported once the configuration holds: a mistake is told in a second, without its libraries.
     `costly` names what --dry-run reckons, of "train" and "generate".
 
     Exit codes: 0 done (also: nothing to do, another job does it), 2 the user's mistake, 1 everything else. The last
@@ -64,7 +64,7 @@ def run(
         else:
             log.info("root %s", config.root)
         storage.probe(config.root)
-        stage(config, is_default and config.data.source == PHANTOM)
+        pkgutil.resolve_name(stage)(config, is_default and config.data.source == PHANTOM)
     except AlreadyRunningError as error:
         log.info("%s", error)
     except SiamdiffError as error:

@@ -21,13 +21,11 @@ from siamdiff.data.cache import made_once
 from siamdiff.data.shards import write_shard
 from siamdiff.errors import SiamdiffError
 from siamdiff.journal import Journal
-from siamdiff.model.base import folder_digest
-from siamdiff.model.folder import load_model, read_info
+from siamdiff.model.about import folder_digest, read_info
 from siamdiff.sampling.copies import PairCopier
 from siamdiff.sampling.gates import Tally
 from siamdiff.sampling.plan import Plan
 from siamdiff.sampling.protocols import Sampler
-from siamdiff.sampling.shard import ShardSampler
 
 LoadSampler = Callable[[], Sampler]
 
@@ -47,6 +45,11 @@ def load_sampler(plan: Plan, model_uri: str, device: str, gates: GateInputs | No
     """
     if plan.settings.method == "copy-paste":
         return PairCopier()
+    from siamdiff.model.folder import (
+        load_model,  # networks and their libraries, which the job itself does without
+    )
+    from siamdiff.sampling.shard import ShardSampler
+
     model = load_model(str(model_on_this_node(model_uri, plan.model)), device)
     return ShardSampler(model, plan, keeper_of(plan, gates, device))
 

@@ -13,7 +13,8 @@ from siamdiff import storage
 from siamdiff.config import Config
 from siamdiff.data.shardset import ShardSet
 from siamdiff.errors import UserError
-from siamdiff.model.folder import INFO, read_info, read_schedule
+from siamdiff.model.about import read_info, read_schedule
+from siamdiff.model.sources import INFO
 from siamdiff.presets import SWITCHES
 from siamdiff.sampling.plan import NO_MODEL, Plan, gates_of
 from siamdiff.sampling.schedulers import scheduler_config

@@ -1,7 +1,7 @@
 """Training on a cluster: Ray Train starts the workers, DeepSpeed ZeRO spreads optimizer, gradients and weights.
 
 Checkpoints are the loop's own, in the store (siamdiff.training.checkpoint), not Ray's: what counts is what lies there.
-infra/workers.py runs the worker group that trains; here is what surrounds it.
+infra/workers.py runs the worker group that trains, infra/trainer.py is what a worker does; here is what surrounds it.
 """
 
 import logging
@@ -9,23 +9,18 @@ from typing import Any
 
 import torch
 
-from infra import cluster, logs, signals, workers
-from infra.cache import ensure_cache
-from infra.context import RayContext
+from infra import cluster, workers
 from infra.exporting import JobWatch
 from infra.inputs import ensure_data, prepare_base, training_set
 from infra.stage import LATEST, LOGS, WatchedStatus
-from infra.zero import DeepSpeedEngine
 from siamdiff import storage
 from siamdiff.config import Config
-from siamdiff.errors import StoppedError
 from siamdiff.journal import journal
-from siamdiff.model.folder import INFO
-from siamdiff.run import Lease, lease, pin
+from siamdiff.model.sources import INFO
+from siamdiff.run import lease, pin
 from siamdiff.training import bases
-from siamdiff.training.context import SingleProcess, Wish
-from siamdiff.training.engine import TorchEngine, check_precision
-from siamdiff.training.loop import train as train_loop
+from siamdiff.training.context import SingleProcess
+from siamdiff.training.precision import check_precision
 
 log = logging.getLogger(__name__)
 
@@ -61,14 +56,18 @@ def train(config: Config, demo: bool) -> str:
             return uri
         _check_precision(config)
         status.write(phase="preparing")
+        # What brings the networks' libraries is imported where it is used: a job whose workers train does without them.
         here = config.train.engine == "torch"
         (bases.prepare_base if here else prepare_base)(config)
         if config.train.cache:
+            from infra.cache import ensure_cache
+
             status.write(phase="caching")
             ensure_cache(config, base, lambda _done, _total: status.write())
         if here:
-            torch.set_num_threads(max(config.cluster.threads * config.train.workers, 1))
-            _train_here(config, base, held)
+            from infra import trainer
+
+            trainer.train_here(config, base, held)
         else:
             cluster.connect()
             workers.run(_worker, config, base, held, watched.told_of("training"))
@@ -91,38 +90,8 @@ def _check_precision(config: Config) -> None:
         check_precision(config.train.precision, torch.device("cpu"))
 
 
-def _train_here(config: Config, base_uri: str, held: Lease) -> None:
-    """Trains in this process; a signal asks the loop for a checkpoint and the end."""
-    grace, context = config.train.grace_seconds, SingleProcess()
-
-    def late() -> None:
-        raise workers.stopped(config, stop, is_late=True)
-
-    def ask(why: str) -> None:
-        context.ask(Wish.STOP, why)
-        stop.limit(grace, late)
-
-    with signals.watched(ask) as stop:
-        train_loop(config, base_uri, held, context, TorchEngine.of)
-
-
 def _worker(arguments: dict[str, Any]) -> str:
-    """What each training process runs; returns why it stopped before the last step, "" if it did not."""
-    import warnings
+    """What each training process runs; see infra.trainer.train_as_worker."""
+    from infra import trainer
 
-    # of torch, about DeepSpeed's use of its collectives
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    config = Config(**arguments["config"])
-    logs.in_worker(uses_gpu=config.cluster.gpus > 0)
-    torch.set_num_threads(config.cluster.threads)
-    logs_uri = storage.join(config.run_uri(), LOGS)
-    patience = max(30.0, 2 * config.train.stall_minutes)
-    with (
-        RayContext(arguments["supervisor"], arguments["attempt"], patience) as context,
-        journal(logs_uri, f"worker-{context.rank}", run=str(config.train.run), rank=context.rank),
-    ):
-        try:
-            train_loop(config, arguments["base_uri"], arguments["lease"], context, DeepSpeedEngine.of)
-        except StoppedError as stopped:  # on every worker at once, and no failure in Ray's eyes
-            return str(stopped)
-    return ""
+    return trainer.train_as_worker(arguments)

@@ -6,8 +6,7 @@ Training with --train.cache true reads it, and makes it first where it is missin
 missing; with nothing missing it does nothing.
 """
 
-from infra.cache import cache
 from infra.job import run
 
 if __name__ == "__main__":
-    run(cache, __doc__ or "")
+    run("infra.cache:cache", __doc__ or "")

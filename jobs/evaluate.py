@@ -6,8 +6,7 @@ Needs the sets that ingest and generate made; `--evaluate.synthetic URI` takes a
 `--evaluate.synthetic NAME=URI`, once per set, compares several: ours and folders of other methods' images.
 """
 
-from infra.evaluate import evaluate
 from infra.job import run
 
 if __name__ == "__main__":
-    run(evaluate, __doc__ or "")
+    run("infra.evaluate:evaluate", __doc__ or "")

@@ -7,8 +7,7 @@
 Finished stages are skipped.
 """
 
-from infra.experiment import experiment
 from infra.job import run
 
 if __name__ == "__main__":
-    run(experiment, __doc__ or "", costly=("train", "generate"))
+    run("infra.experiment:experiment", __doc__ or "", costly=("train", "generate"))

@@ -5,8 +5,7 @@
 The same command makes what is missing; with nothing missing it does nothing.
 """
 
-from infra.generate import generate
 from infra.job import run
 
 if __name__ == "__main__":
-    run(generate, __doc__ or "", costly=("generate",))
+    run("infra.generate:generate", __doc__ or "", costly=("generate",))

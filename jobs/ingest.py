@@ -7,8 +7,7 @@ MYFOLDER holds images/ and masks/ with the same names, is laid out as PraNet's, 
 are (docs/ingest.md), or is a .jsonl file of source, target, prompt.
 """
 
-from infra.ingest import ingest
 from infra.job import run
 
 if __name__ == "__main__":
-    run(ingest, __doc__ or "")
+    run("infra.ingest:ingest", __doc__ or "")

@@ -7,7 +7,6 @@ Needs the sets that ingest and generate made. All goes under ROOT/segmentation; 
 """
 
 from infra.job import run
-from infra.segment import segment
 
 if __name__ == "__main__":
-    run(segment, __doc__ or "")
+    run("infra.segment:segment", __doc__ or "")

@@ -6,7 +6,6 @@ The same command goes on where an attempt ended; a finished run says so.
 """
 
 from infra.job import run
-from infra.train import train
 
 if __name__ == "__main__":
-    run(train, __doc__ or "", costly=("train",))
+    run("infra.train:train", __doc__ or "", costly=("train",))

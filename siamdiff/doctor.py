@@ -37,7 +37,7 @@ from siamdiff.model.licences import base_terms
 from siamdiff.sections import PHANTOM
 from siamdiff.terms import NAMES, NO_DERIVATIVES, Terms, Use, combine
 from siamdiff.training import bases
-from siamdiff.training.engine import check_precision
+from siamdiff.training.precision import check_precision
 
 GB = 1e9
 STATE_BYTES = 16  # of a checkpoint per trained parameter: weights, both moments, and ZeRO's own copy

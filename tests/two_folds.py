@@ -4,7 +4,7 @@ from pathlib import Path
 
 from siamdiff.config import Config
 from siamdiff.data.shardset import ShardSet
-from siamdiff.model.folder import read_info
+from siamdiff.model.about import read_info
 from siamdiff.sampling.plan import Plan
 from tests.tiny_model import write_masks, write_model
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 from scipy.spatial import ConvexHull
-from skimage.measure import approximate_polygon
 
 from siamdiff.data.checking import Fault
 from siamdiff.sections import Box, Data
@@ -108,6 +107,10 @@ def visible_field(image: np.ndarray, mask: np.ndarray) -> list[list[int]] | None
         Its corners in order, [x, y] in corners of pixels: (0, 0) is the upper left corner of the image, (W, H) the
         lower right one.
     """
+    from skimage.measure import (
+        approximate_polygon,  # brings scipy.stats: a second, for each process that reads masks
+    )
+
     height, width = image.shape[:2]
     kept, step = _bright_regions(image)
     if kept is None:

@@ -1,7 +1,6 @@
 """Features of several image sets in one plane, so that a person sees where the sets overlap (the paper's Fig. 4)."""
 
 import numpy as np
-from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
 from siamdiff.evaluation.distances import checked
@@ -27,6 +26,8 @@ def tsne(features: np.ndarray, seed: int) -> np.ndarray | None:
     Raises:
         SiamdiffError: features that are not finite.
     """
+    from sklearn.manifold import TSNE  # a second, which the other figures need not wait for
+
     features = checked(features)
     if len(np.unique(features, axis=0)) < MIN_IMAGES:
         return None

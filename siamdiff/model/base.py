@@ -4,7 +4,6 @@ Sub-folders vae, unet, text_encoder, tokenizer and scheduler are read; others (s
 are ignored. `siamdiff.json`, where it is present, may name the Dense Hint Input's widths that suit the base.
 """
 
-import hashlib
 import importlib.metadata
 import json
 from collections.abc import Callable, Sequence
@@ -88,26 +87,6 @@ def convert_part(part: Path, target: Path) -> None:
     network = source.network(part.name, use_safetensors=not pickles)
     with written_to(target):
         network.save_pretrained(target)
-
-
-def folder_digest(folder: Path) -> str:
-    """sha256 (hex) over names and bytes of all files below `folder` in the order of their names, but `siamdiff.json`.
-
-    That file is left out since it may name the digest itself; hidden files (download caches) do not count either.
-    """
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*"), key=lambda path: path.relative_to(folder).as_posix()):
-        relative = path.relative_to(folder)
-        if (
-            not path.is_file()
-            or relative.as_posix() == INFO
-            or any(p.startswith(".") for p in relative.parts)
-        ):
-            continue
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        digest.update(f"{relative.as_posix()}\0{content}\n".encode())
-    return digest.hexdigest()
 
 
 def write_model_index(folder: Path, pipeline: str, **components: tuple[str, str]) -> None:

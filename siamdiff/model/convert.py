@@ -11,10 +11,10 @@ from siamdiff import storage
 from siamdiff.errors import UserError
 from siamdiff.model.base import load_base
 from siamdiff.model.controlnet import SiameseControlNetModel
-from siamdiff.model.folder import INFO, load_model, write_model
+from siamdiff.model.folder import load_model, write_model
 from siamdiff.model.siamese import SiameseDiffusion
 from siamdiff.model.single_file import Checkpoint, authors_state, read_checkpoint
-from siamdiff.model.sources import FILES, is_single_file, local_folder, normalize
+from siamdiff.model.sources import FILES, INFO, is_single_file, local_folder, normalize
 from siamdiff.model.weights import SAFE, some
 from siamdiff.terms import UNKNOWN
 

@@ -11,23 +11,22 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, T2IAdapter, UNet2DConditionModel
-from diffusers.schedulers.scheduling_utils import SCHEDULER_CONFIG_NAME
 
 from siamdiff import storage, transfer
 from siamdiff.config import Config
 from siamdiff.data.shardset import ShardSet
-from siamdiff.errors import SiamdiffError, UserError
+from siamdiff.errors import SiamdiffError
+from siamdiff.model.about import SCHEDULER, folder_digest, read_info
 from siamdiff.model.adapter import AdapterDiffusion
-from siamdiff.model.base import Base, folder_digest, load_base, write_model_index
+from siamdiff.model.base import Base, load_base, write_model_index
 from siamdiff.model.controlnet import SiameseControlNetModel
 from siamdiff.model.licences import base_terms
 from siamdiff.model.siamese import SiameseDiffusion
-from siamdiff.model.sources import files_of
+from siamdiff.model.sources import INFO, files_of
 from siamdiff.sampling.predictor import Control
 from siamdiff.sampling.schedulers import ddim_scheduler
 from siamdiff.terms import Terms, combine
 
-INFO = "siamdiff.json"
 FROZEN_PARTS = ("vae", "text_encoder", "tokenizer")
 
 
@@ -99,7 +98,7 @@ def write_model(
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, copy)
         # DDIM as we sample, whichever sampler the base came with: what a diffusers pipeline takes unasked.
-        schedule = json.loads((base_folder / "scheduler" / SCHEDULER_CONFIG_NAME).read_text())
+        schedule = json.loads((base_folder / "scheduler" / SCHEDULER).read_text())
         ddim_scheduler(schedule).save_pretrained(folder / "scheduler")
         model.unet.save_pretrained(folder / "unet")
         kind = _write_control(folder, model.control)
@@ -121,37 +120,6 @@ def _write_control(folder: Path, control: Control) -> str:
     component = (SiameseControlNetModel.__module__, SiameseControlNetModel.__name__)
     write_model_index(folder, "StableDiffusionControlNetPipeline", controlnet=component)
     return "plain" if control.config["hint_channels"] is None else "dhi"
-
-
-def read_info(uri: str) -> dict[str, Any]:
-    """`siamdiff.json` of a model folder.
-
-    Raises:
-        UserError: there is no complete model under `uri`.
-    """
-    try:
-        return storage.read_json(storage.join(uri, INFO))
-    except FileNotFoundError:
-        raise UserError(
-            f"no model at {uri} ({INFO} is missing); train one first with jobs/train.py, "
-            "or name another with --generate.model"
-        ) from None
-
-
-def read_schedule(uri: str) -> dict[str, Any]:
-    """The configuration of a model folder's scheduler, which has the noise schedule that the model was trained with.
-
-    Raises:
-        UserError: the folder is not whole.
-    """
-    place = storage.join(uri, "scheduler", SCHEDULER_CONFIG_NAME)
-    try:
-        return storage.read_json(place)
-    except FileNotFoundError:
-        raise UserError(
-            f"no model at {uri} (scheduler/{SCHEDULER_CONFIG_NAME} is missing); fetch the folder again, or name "
-            "another with --generate.model"
-        ) from None
 
 
 def load_model(uri: str, device: torch.device | str = "cpu") -> LoadedModel:

@@ -12,7 +12,7 @@ from siamdiff.data.sample import Sample
 from siamdiff.data.shards import index_tar, unpack
 from siamdiff.errors import SiamdiffError
 from siamdiff.export.common import shard_bytes
-from siamdiff.model.folder import read_info
+from siamdiff.model.about import read_info
 from siamdiff.privacy.inputs import Inputs
 from siamdiff.privacy.metadata import MetadataScan, source_names
 from siamdiff.privacy.model_loss import model_membership

@@ -8,7 +8,7 @@ from siamdiff import storage
 from siamdiff.data.sample import MAX_SIDE
 from siamdiff.data.shardset import ShardSet
 from siamdiff.errors import SiamdiffError, UserError
-from siamdiff.model.folder import read_info
+from siamdiff.model.about import read_info
 
 TRAIN = "train"  # the split that models are trained on; all others are held out
 

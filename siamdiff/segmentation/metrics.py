@@ -4,8 +4,6 @@ An image whose true mask is empty has no foreground to overlap with: all its sco
 """
 
 import torch
-from monai.metrics.meandice import DiceMetric
-from monai.metrics.meaniou import MeanIoU
 
 LEVELS = 256
 DEFINITIONS = {
@@ -25,6 +23,10 @@ def dice_per_image(predicted: torch.Tensor, masks: torch.Tensor) -> torch.Tensor
         predicted: probabilities (N, 1, H, W) in [0, 1]; a pixel is foreground from 0.5 on.
         masks: (N, 1, H, W) in {0, 1}. An image whose mask is empty has no foreground Dice: NaN.
     """
+    from monai.metrics.meandice import (
+        DiceMetric,  # seconds, which whoever asks for definitions need not wait for
+    )
+
     metric = DiceMetric(
         include_background=True, reduction="none", ignore_empty=True
     )  # the one channel is foreground
@@ -33,6 +35,8 @@ def dice_per_image(predicted: torch.Tensor, masks: torch.Tensor) -> torch.Tensor
 
 def iou_per_image(predicted: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     """Intersection over union of the foreground of each image, float (N,); arguments as for `dice_per_image`."""
+    from monai.metrics.meaniou import MeanIoU
+
     metric = MeanIoU(include_background=True, reduction="none", ignore_empty=True)
     return torch.as_tensor(metric((predicted >= 0.5).float(), masks)).flatten()  # (N,)
 

@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import wilcoxon
 
 from siamdiff.sections.segment import OVERALL
 
@@ -65,6 +64,8 @@ def compare(scores: np.ndarray, baseline: np.ndarray) -> Comparison:
     better, worse = int((differences > 0).sum()), int((differences < 0).sum())
     p = None
     if better + worse:
+        from scipy.stats import wilcoxon  # half a second
+
         tested: Any = wilcoxon(differences)  # its type says nothing of its fields
         p = float(tested.pvalue)
     return Comparison(float(differences.mean()), p, better, worse)

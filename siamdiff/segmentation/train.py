@@ -9,7 +9,6 @@ from itertools import islice
 
 import numpy as np
 import torch
-from monai.losses.dice import DiceCELoss
 from torch import nn
 
 from siamdiff.errors import SiamdiffError
@@ -196,6 +195,8 @@ def _optimized(
     network: nn.Module, stream: Iterable[Arrays], steps: int, learning_rate: float, device: str
 ) -> Iterator[torch.Tensor]:
     """Takes one step per batch of the stream and yields its loss, a scalar on the device."""
+    from monai.losses.dice import DiceCELoss  # seconds, which whoever asks for settings need not wait for
+
     network.train()
     criterion = DiceCELoss(sigmoid=True)
     optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate)

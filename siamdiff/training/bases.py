@@ -14,9 +14,7 @@ from siamdiff import storage, transfer
 from siamdiff.config import Config, digest
 from siamdiff.data.shardset import ShardSet
 from siamdiff.model import sources
-from siamdiff.model.base import load_base
 from siamdiff.model.sources import INFO, TINY
-from siamdiff.model.tiny import make_tiny_base
 from siamdiff.run import InUseError, Lease, lease
 
 log = logging.getLogger(__name__)
@@ -127,6 +125,10 @@ def prepare_base(config: Config) -> str:
         UserError: the base that was given is not there, not whole, or does not fit the method.
     """
     if config.model.base != TINY:
+        from siamdiff.model.base import (
+            load_base,  # networks and their libraries, which naming a base does without
+        )
+
         uri = base_uri(config, "")
         with open_base(config, uri) as folder:
             load_base(str(folder), name=config.model.base)
@@ -151,6 +153,8 @@ def _is_whole(uri: str) -> bool:
 
 
 def _make(config: Config, shard_set: ShardSet, uri: str, held: Lease) -> None:
+    from siamdiff.model.tiny import make_tiny_base
+
     keys = shard_set.keys("train")[:MAX_IMAGES]
     images = np.stack([shard_set.read(key).image for key in keys])  # (N, H, W, 3)
     with tempfile.TemporaryDirectory(prefix="siamdiff-base-") as temporary:

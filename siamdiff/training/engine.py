@@ -11,7 +11,7 @@ from typing import Protocol, Self
 import torch
 
 from siamdiff.config import Config
-from siamdiff.errors import SiamdiffError, UserError
+from siamdiff.errors import SiamdiffError
 from siamdiff.model.siamese import StepInputs
 from siamdiff.sections import Precision
 from siamdiff.training.ema import Averages, Fragments, share
@@ -85,27 +85,6 @@ class Engine(Protocol):
     def release(self) -> None:
         """Frees the optimizer's memory: no step comes any more."""
         ...
-
-
-def check_precision(precision: Precision, device: torch.device) -> None:
-    """Whether a device can train in a precision.
-
-    Raises:
-        UserError: fp16 on a CPU, bf16 on a GPU without it.
-    """
-    if precision == "fp16" and device.type != "cuda":
-        raise UserError(
-            "train.precision is fp16, which needs a GPU; give --train.precision bf16 or fp32 on a CPU"
-        )
-    if (
-        precision == "bf16"
-        and device.type == "cuda"
-        and not torch.cuda.is_bf16_supported(including_emulation=False)
-    ):
-        raise UserError(
-            f"train.precision is bf16, which {torch.cuda.get_device_name(device)} has not; "
-            "give --train.precision fp16 or fp32"
-        )
 
 
 class TorchEngine:

@@ -29,9 +29,10 @@ from siamdiff.training.caching import open_cache
 from siamdiff.training.context import Context, Wish
 from siamdiff.training.diagnosis import Pass, told
 from siamdiff.training.encoders import FrozenEncoders
-from siamdiff.training.engine import DTYPES, DivergedError, Engine, check_precision, load_trained
+from siamdiff.training.engine import DTYPES, DivergedError, Engine, load_trained
 from siamdiff.training.losses import LossWeights, weights_at
 from siamdiff.training.optimizer import learning_rate_at
+from siamdiff.training.precision import check_precision
 from siamdiff.training.previews import Previews
 from siamdiff.training.record import VALIDATION, Record
 from siamdiff.training.speed import compile_blocks, forbid_tf32, hold_frozen, use_channels_last

@@ -135,7 +135,7 @@ def _job(folder: Path, stage: str, options: tuple[str, ...] = ()) -> list[str]:
         f"open({str(folder / 'runs')!r}, 'a').write('run\\n')\n"
         "def stage(config, is_demo):\n"
         f"    {stage}\n"
-        f"run(stage, '', ['--root', {str(folder / 'root')!r}, *{options!r}])\n"
+        f"run('__main__:stage', '', ['--root', {str(folder / 'root')!r}, *{options!r}])\n"
     )
     return [str(folder / "job.py")]
 

@@ -9,8 +9,7 @@ import pytest
 from infra.sampler import model_on_this_node
 from siamdiff import storage, transfer
 from siamdiff.errors import SiamdiffError
-from siamdiff.model.base import folder_digest
-from siamdiff.model.folder import read_info
+from siamdiff.model.about import folder_digest, read_info
 from tests.two_folds import configure, write_inputs
 
 REPOSITORY = Path(__file__).resolve().parents[2]

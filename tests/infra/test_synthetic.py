@@ -12,7 +12,7 @@ from siamdiff.config import Config
 from siamdiff.data.shards import finished_shards
 from siamdiff.data.shardset import ShardSet
 from siamdiff.errors import AlreadyRunningError, UserError
-from siamdiff.model.folder import read_info
+from siamdiff.model.about import read_info
 from siamdiff.run import lease
 from tests.tiny_model import write_masks, write_model
 from tests.two_folds import configure, plan_of, write_inputs

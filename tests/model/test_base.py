@@ -7,11 +7,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from siamdiff.errors import UserError
+from siamdiff.model.about import folder_digest
 from siamdiff.model.base import (
     decode_latents,
     encode_moments,
     encode_prompts,
-    folder_digest,
     load_base,
     sample_latent,
 )

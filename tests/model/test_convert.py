@@ -11,8 +11,9 @@ from safetensors.torch import load_file, save_file
 
 from siamdiff import storage
 from siamdiff.__main__ import main
+from siamdiff.model.about import read_info
 from siamdiff.model.base import load_base
-from siamdiff.model.folder import load_model, read_info
+from siamdiff.model.folder import load_model
 from siamdiff.model.weights import read_weights
 from tests.model.test_single_file import Payload
 from tests.model.tiny_sd import DHI, control, ldm_state, networks, save_folder

@@ -12,9 +12,10 @@ from siamdiff.data.manifest import finish_set
 from siamdiff.data.shards import finished_shards
 from siamdiff.doctor import _terms
 from siamdiff.errors import UserError
+from siamdiff.model.about import read_info
 from siamdiff.model.base import load_base
 from siamdiff.model.build import build_model
-from siamdiff.model.folder import read_info, save_model
+from siamdiff.model.folder import save_model
 from siamdiff.model.licences import base_terms
 from siamdiff.terms import Terms
 from tests.sets import small_config

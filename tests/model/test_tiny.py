@@ -7,7 +7,8 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from siamdiff.data.phantom import render_phantom
-from siamdiff.model.base import folder_digest, load_base
+from siamdiff.model.about import folder_digest
+from siamdiff.model.base import load_base
 from siamdiff.model.tiny import make_tiny_base, make_tokenizer
 
 PROMPT = "an endoscopy image with a polyp"

@@ -10,8 +10,9 @@ from diffusers import DDIMScheduler, DiffusionPipeline
 from diffusers.schedulers import KarrasDiffusionSchedulers
 from pydantic import ValidationError
 
+from siamdiff.model.about import read_schedule
 from siamdiff.model.base import encode_prompts
-from siamdiff.model.folder import load_model, read_schedule
+from siamdiff.model.folder import load_model
 from siamdiff.sampling.conditions import read_conditions
 from siamdiff.sampling.plan import Plan
 from siamdiff.sampling.sampler import initial_noise, sample

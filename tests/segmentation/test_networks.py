@@ -9,8 +9,9 @@ from transformers import SegformerConfig, SegformerForImageClassification
 
 from siamdiff.errors import UserError
 from siamdiff.sections.segment import NETWORK_NAMES
-from siamdiff.segmentation.networks import ARCHITECTURES, Segformer, build_network, is_segformer
+from siamdiff.segmentation.networks import ARCHITECTURES, build_network, is_segformer
 from siamdiff.segmentation.pairs import parameter_count
+from siamdiff.segmentation.segformer import Segformer
 
 LARGE = {f"segformer-b{size}" for size in range(1, 6)}
 

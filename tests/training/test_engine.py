@@ -10,9 +10,10 @@ from torch import nn
 
 from siamdiff.errors import UserError
 from siamdiff.model.siamese import SiameseDiffusion
-from siamdiff.training.engine import DivergedError, TorchEngine, check_precision
+from siamdiff.training.engine import DivergedError, TorchEngine
 from siamdiff.training.losses import weights_at
 from siamdiff.training.optimizer import learning_rate_at
+from siamdiff.training.precision import check_precision
 from siamdiff.training.snapshot import copied
 from siamdiff.training.speed import compile_blocks, hold_frozen, use_channels_last
 from tests.training import small as small_model
