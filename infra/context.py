@@ -7,7 +7,7 @@ from typing import Any, Self
 import torch
 
 from infra.supervisor import Heart
-from siamdiff.training.context import Wish
+from siamdiff.training.wish import Wish
 
 NOTICE_SECONDS = 5.0  # between two looks whether a node is to be taken away
 

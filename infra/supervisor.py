@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from siamdiff.training.context import Wish
+from siamdiff.training.wish import Wish
 
 PULSE_SECONDS = 1.0
 KILL_SECONDS = 30.0  # in which a worker that is to be ended is gone

@@ -14,9 +14,10 @@ from siamdiff.config import Config
 from siamdiff.errors import StoppedError
 from siamdiff.journal import journal
 from siamdiff.run import Lease
-from siamdiff.training.context import SingleProcess, Wish
+from siamdiff.training.context import SingleProcess
 from siamdiff.training.engine import TorchEngine
 from siamdiff.training.loop import train
+from siamdiff.training.wish import Wish
 
 
 def train_here(config: Config, base_uri: str, held: Lease) -> None:

@@ -22,7 +22,7 @@ from siamdiff.config import Config
 from siamdiff.errors import SiamdiffError, StoppedError
 from siamdiff.run import Lease
 from siamdiff.training import checkpoint
-from siamdiff.training.context import Wish
+from siamdiff.training.wish import Wish
 
 log = logging.getLogger(__name__)
 

@@ -1,20 +1,13 @@
 """Where a training process stands among the others, and what is wanted of it from outside.
 
-infra/train.py has the version of a Ray worker.
+infra/context.py has the version of a Ray worker.
 """
 
-from enum import IntEnum
 from typing import Any, Protocol
 
 import torch
 
-
-class Wish(IntEnum):
-    """What is wanted between two steps; of several wishes the strongest counts."""
-
-    NOTHING = 0
-    CHECKPOINT = 1
-    STOP = 2  # after a checkpoint
+from siamdiff.training.wish import Wish
 
 
 class Context(Protocol):

@@ -26,7 +26,7 @@ from siamdiff.run import Lease, Status
 from siamdiff.training import bases, checkpoint
 from siamdiff.training.budget import cost, over_budget
 from siamdiff.training.caching import open_cache
-from siamdiff.training.context import Context, Wish
+from siamdiff.training.context import Context
 from siamdiff.training.diagnosis import Pass, told
 from siamdiff.training.encoders import FrozenEncoders
 from siamdiff.training.engine import DTYPES, DivergedError, Engine, load_trained
@@ -38,6 +38,7 @@ from siamdiff.training.record import VALIDATION, Record
 from siamdiff.training.speed import compile_blocks, forbid_tf32, hold_frozen, use_channels_last
 from siamdiff.training.throughput import Throughput
 from siamdiff.training.validation import Validation
+from siamdiff.training.wish import Wish
 
 log = logging.getLogger(__name__)
 

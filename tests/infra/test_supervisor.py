@@ -9,7 +9,8 @@ import pytest
 from infra import signals
 from infra.supervisor import Pulse, Sight, Supervisor, stuck
 from siamdiff.errors import StoppedError
-from siamdiff.training.context import SingleProcess, Wish
+from siamdiff.training.context import SingleProcess
+from siamdiff.training.wish import Wish
 
 
 def sight(rank: int, *, silent: float = 0.5, still: float = 700, is_waiting: bool = True) -> Sight:

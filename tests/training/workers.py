@@ -5,7 +5,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from siamdiff.training.context import SingleProcess, Wish
+from siamdiff.training.context import SingleProcess
+from siamdiff.training.wish import Wish
 
 T = TypeVar("T")
 
