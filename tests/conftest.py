@@ -23,6 +23,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 os.environ.update(
     {
         "OMP_NUM_THREADS": "1",  # tests start processes of their own; two cores are shared by all of them
+        "OMP_WAIT_POLICY": "passive",  # what has two threads all the same must not spin while another has the core
         "MPLBACKEND": "Agg",
         "DS_ACCELERATOR": os.environ.get("DS_ACCELERATOR", "cpu"),
         "RAY_AUTH_MODE": "token",
@@ -106,6 +107,23 @@ def s3() -> Iterator[S3Server]:
         for name, value in server.env.items():
             patch.setenv(name, value)
         yield server
+
+
+@pytest.fixture(scope="module")
+def ray(s3: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Ray on this machine for a module; its workers have the store's variables, and a node's cache of their own.
+
+    Not for the session: idle, it takes an eighth of a core.
+    """
+    import ray
+
+    from infra import cluster
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SIAMDIFF_CACHE", str(tmp_path_factory.mktemp("cache")))
+        cluster.connect()
+        yield ray
+        ray.shutdown()
 
 
 def _folder(variable: str, default: Path) -> Path:

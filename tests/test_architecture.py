@@ -4,9 +4,8 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
-
-import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PACKAGES = ("siamdiff", "infra", "jobs")
@@ -27,13 +26,11 @@ SPEAKING = (REPOSITORY / "jobs", REPOSITORY / "siamdiff" / "commands")
 COMMANDS = [path for path in SOURCES if path.parent in SPEAKING or path.name == "__main__.py"]
 
 
-def _each(paths: list[Path]) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("path", paths, ids=lambda path: str(path.relative_to(REPOSITORY)))
+def _name(path: Path) -> str:
+    return str(path.relative_to(REPOSITORY))
 
 
-every_source = _each(SOURCES)
-
-
+@cache
 def _tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
 
@@ -51,10 +48,13 @@ def _imported(path: Path) -> Iterator[tuple[int, str]]:
                 yield node.lineno, name.split(".")[0]
 
 
-@every_source
-def test_imports_go_from_jobs_to_infra_to_siamdiff(path: Path) -> None:
-    forbidden = FORBIDDEN[path.relative_to(REPOSITORY).parts[0]]
-    assert [(line, name) for line, name in _imported(path) if name in forbidden] == []
+def test_imports_go_from_jobs_to_infra_to_siamdiff() -> None:
+    assert [
+        (_name(path), line, name)
+        for path in SOURCES
+        for line, name in _imported(path)
+        if name in FORBIDDEN[path.relative_to(REPOSITORY).parts[0]]
+    ] == []
 
 
 def test_siamdiff_is_importable_without_ray_and_deepspeed() -> None:
@@ -77,19 +77,28 @@ def test_siamdiff_is_importable_without_ray_and_deepspeed() -> None:
     assert done.returncode == 0, done.stderr
 
 
-@every_source
-def test_files_and_functions_are_short_enough_to_read(path: Path) -> None:
-    limit = MAX_JOB_LINES if path.parent == REPOSITORY / "jobs" else MAX_FILE_LINES
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= limit
-    functions = (n for n in ast.walk(_tree(path)) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef))
-    lines = {f.name: f.end_lineno - f.lineno + 1 for f in functions if f.end_lineno}
-    assert {name: n for name, n in lines.items() if n > MAX_FUNCTION_LINES} == {}
+def test_files_and_functions_are_short_enough_to_read() -> None:
+    long = []
+    for path in SOURCES:
+        limit = MAX_JOB_LINES if path.parent == REPOSITORY / "jobs" else MAX_FILE_LINES
+        if (lines := len(path.read_text(encoding="utf-8").splitlines())) > limit:
+            long.append((_name(path), lines))
+        functions = (
+            n for n in ast.walk(_tree(path)) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)
+        )
+        lengths = {f.name: f.end_lineno - f.lineno + 1 for f in functions if f.end_lineno}
+        long += [(f"{_name(path)}: {name}", n) for name, n in lengths.items() if n > MAX_FUNCTION_LINES]
+    assert long == []
 
 
-@_each([path for path in SOURCES if path not in COMMANDS])
-def test_libraries_log_and_do_not_print(path: Path) -> None:
-    calls = (node for node in ast.walk(_tree(path)) if isinstance(node, ast.Call))
-    assert [call.lineno for call in calls if ast.unparse(call.func) == "print"] == []
+def test_libraries_log_and_do_not_print() -> None:
+    assert [
+        (_name(path), node.lineno)
+        for path in SOURCES
+        if path not in COMMANDS
+        for node in ast.walk(_tree(path))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "print"
+    ] == []
 
 
 def test_sources_are_ascii() -> None:

@@ -120,6 +120,7 @@ def test_the_data_path_is_told_in_a_table(tmp_path: Path) -> None:
     assert datapath.read_webdataset(f"{tmp_path}/set", "png") == 8
 
 
+@pytest.mark.soak
 def test_the_bench_needs_nothing_of_the_cluster_and_of_the_tests() -> None:
     """A machine with a GPU may have no network to bring them."""
     blocked = (

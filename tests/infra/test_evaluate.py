@@ -80,19 +80,6 @@ def root(s3):
     return root
 
 
-@pytest.fixture(scope="module")
-def ray(s3, tmp_path_factory):
-    import ray
-
-    from infra import cluster
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SIAMDIFF_CACHE", str(tmp_path_factory.mktemp("cache")))
-        cluster.connect()
-        yield ray
-        ray.shutdown()
-
-
 def folder_of(root):
     folder = storage.join(root, "evaluation")
     (name,) = {file.partition("/")[0] for file in storage.list_files(folder) if "/" in file} - {"cache"}

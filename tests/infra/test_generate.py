@@ -45,15 +45,6 @@ def root(workplace):
 
 
 @pytest.fixture(scope="module")
-def ray(s3):
-    import ray
-
-    cluster.connect()
-    yield ray
-    ray.shutdown()
-
-
-@pytest.fixture(scope="module")
 def undisturbed(ray, root):
     """The set as one actor makes it, and the hashes of its shards."""
     config = configure(root)

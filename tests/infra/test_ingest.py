@@ -4,8 +4,8 @@ import json
 import logging
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -28,18 +28,6 @@ def configure(root: Path | str, source: Path | str, **data: object) -> Config:
     return Config(root=str(root), data=fields).resolve()  # type: ignore[arg-type]
 
 
-@pytest.fixture(scope="module")
-def cluster(s3: S3Server) -> Iterator[None]:
-    """A Ray whose workers have the store's variables."""
-    from infra import cluster
-
-    cluster.connect()
-    yield
-    import ray
-
-    ray.shutdown()
-
-
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     return make_folder(tmp_path / "raw", GOOD)
@@ -55,7 +43,7 @@ def read_lines(uri: str) -> list[dict]:
 
 @pytest.mark.cluster
 def test_good_pairs_become_a_set_and_bad_ones_a_list(
-    cluster: None, s3: S3Server, source: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ray: Any, s3: S3Server, source: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     make_folder(source, ["train_empty", "train_lone", "train_grey", "train_copy"], first_seed=100)
     (source / "images/train_empty.png").write_bytes(b"")
@@ -90,7 +78,7 @@ def test_good_pairs_become_a_set_and_bad_ones_a_list(
 
 @pytest.mark.cluster
 def test_cropped_images_of_several_test_sets(
-    cluster: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ray: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     raw = tmp_path / "raw"
     for number, folder in enumerate(("TrainDataset", "TestDataset/CVC-300", "TestDataset/ETIS")):
@@ -115,7 +103,7 @@ def test_cropped_images_of_several_test_sets(
 
 @pytest.mark.cluster
 def test_the_same_command_goes_on_and_then_says_done(
-    cluster: None, source: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ray: Any, source: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = configure(tmp_path / "root", source)
     ingest(config, demo=True)
@@ -143,7 +131,7 @@ def test_the_same_command_goes_on_and_then_says_done(
 
 
 @pytest.mark.cluster
-def test_other_inputs_never_mix_in(cluster: None, source: Path, tmp_path: Path) -> None:
+def test_other_inputs_never_mix_in(ray: Any, source: Path, tmp_path: Path) -> None:
     root = tmp_path / "root"
     config = configure(root, source)
     ingest(config, demo=False)
@@ -170,7 +158,7 @@ def test_other_inputs_never_mix_in(cluster: None, source: Path, tmp_path: Path) 
 
 @pytest.mark.cluster
 def test_a_file_changed_in_place_is_noticed_and_a_touched_one_forgiven(
-    cluster: None, source: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ray: Any, source: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for name in GOOD:  # of one size, whatever they show
         image(GOOD.index(name)).save(source / f"images/{name}.bmp")
@@ -202,7 +190,7 @@ def test_a_set_at_the_top_of_a_store_is_refused(uri: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.cluster
-def test_too_many_bad_pairs_fail_and_leave_no_set(cluster: None, source: Path, tmp_path: Path) -> None:
+def test_too_many_bad_pairs_fail_and_leave_no_set(ray: Any, source: Path, tmp_path: Path) -> None:
     for name in GOOD[:3]:
         (source / f"images/{name}.png").write_bytes(b"")
     config = configure(tmp_path / "root", source)
@@ -215,7 +203,7 @@ def test_too_many_bad_pairs_fail_and_leave_no_set(cluster: None, source: Path, t
 
 
 @pytest.mark.cluster
-def test_no_usable_pair_is_the_users_mistake(cluster: None, source: Path, tmp_path: Path) -> None:
+def test_no_usable_pair_is_the_users_mistake(ray: Any, source: Path, tmp_path: Path) -> None:
     for name in GOOD:
         Image.new("L", (40, 32)).save(source / f"masks/{name}.png")
     with pytest.raises(
@@ -226,7 +214,7 @@ def test_no_usable_pair_is_the_users_mistake(cluster: None, source: Path, tmp_pa
 
 @pytest.mark.cluster
 def test_a_foreign_tar_in_the_way_fails_and_the_other_shards_are_written(
-    cluster: None, source: Path, tmp_path: Path
+    ray: Any, source: Path, tmp_path: Path
 ) -> None:
     config = configure(tmp_path / "root", source)
     uri = str(config.data.uri)
@@ -242,7 +230,7 @@ def test_a_foreign_tar_in_the_way_fails_and_the_other_shards_are_written(
 
 @pytest.mark.cluster
 @pytest.mark.soak
-def test_work_that_kills_every_worker_is_given_up(cluster: None, tmp_path: Path) -> None:
+def test_work_that_kills_every_worker_is_given_up(ray: Any, tmp_path: Path) -> None:
     def die(work: object) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -251,7 +239,7 @@ def test_work_that_kills_every_worker_is_given_up(cluster: None, tmp_path: Path)
 
 
 @pytest.mark.cluster
-def test_phantoms_need_no_source(cluster: None, tmp_path: Path) -> None:
+def test_phantoms_need_no_source(ray: Any, tmp_path: Path) -> None:
     config = configure(tmp_path / "root", "phantom", count=20, resolution=32)
     ingest(config, demo=True)
     manifest = ShardSet.open(str(config.data.uri)).manifest
@@ -268,7 +256,7 @@ def test_phantoms_need_no_source(cluster: None, tmp_path: Path) -> None:
     ],
 )
 def test_real_sets_come_through_in_full(
-    cluster: None, shared: Path, tmp_path: Path, name: str, splits: dict[str, int]
+    ray: Any, shared: Path, tmp_path: Path, name: str, splits: dict[str, int]
 ) -> None:
     config = configure(
         tmp_path / "root", shared / "data" / name, resolution=64, shard_size=256, crop="auto", fit="pad"

@@ -51,19 +51,6 @@ def finals(root: str) -> dict[str, bytes]:
     return found | {"table": storage.read_bytes(storage.join(output_of(root), "table.csv"))}
 
 
-@pytest.fixture(scope="module")
-def ray(s3, tmp_path_factory):
-    import ray
-
-    from infra import cluster
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SIAMDIFF_CACHE", str(tmp_path_factory.mktemp("cache")))
-        cluster.connect()
-        yield ray
-        ray.shutdown()
-
-
 @pytest.mark.soak
 @pytest.mark.cluster
 def test_a_segmentation_is_complete_made_once_and_grows_by_what_is_new(ray, s3, caplog):

@@ -64,6 +64,14 @@ def one_process(root: str) -> Config:
     return config
 
 
+@pytest.fixture(scope="module")
+def finished(root: str) -> Config:
+    """A short run that is done."""
+    config = configure(root, "finished", engine="torch", workers=1, steps=2)
+    train(config, True)
+    return config
+
+
 @pytest.mark.soak
 @pytest.mark.cluster
 def test_two_workers_one_of_them_killed_train_as_one_process_does(root, one_process, tmp_path: Path):
@@ -136,35 +144,35 @@ def test_sigterm_leaves_a_checkpoint_from_which_the_same_command_goes_on(
     is_as_undisturbed(stopped, whole)
 
 
-def test_a_finished_run_says_so_and_does_nothing(one_process: Config, caplog: pytest.LogCaptureFixture):
-    before = storage.list_files(f"{one_process.run_uri()}/checkpoints")
+def test_a_finished_run_says_so_and_does_nothing(finished: Config, caplog: pytest.LogCaptureFixture):
+    before = storage.list_files(f"{finished.run_uri()}/checkpoints")
     with caplog.at_level("INFO"):
-        train(one_process, True)
+        train(finished, True)
     assert "is finished already" in caplog.text
-    assert storage.list_files(f"{one_process.run_uri()}/checkpoints") == before
+    assert storage.list_files(f"{finished.run_uri()}/checkpoints") == before
 
 
-def test_a_job_lost_after_its_model_and_before_its_end_still_names_the_run_as_the_latest(one_process: Config):
-    latest = f"{one_process.runs_uri()}/latest.json"
-    state = storage.read_json(f"{one_process.run_uri()}/status.json")
+def test_a_job_lost_after_its_model_and_before_its_end_still_names_the_run_as_the_latest(finished: Config):
+    latest = f"{finished.runs_uri()}/latest.json"
+    state = storage.read_json(f"{finished.run_uri()}/status.json")
     storage.delete(latest)
-    storage.write_json(f"{one_process.run_uri()}/status.json", state | {"phase": "training"})
-    train(one_process, True)
-    assert storage.read_json(latest) == {"run": one_process.train.run}
+    storage.write_json(f"{finished.run_uri()}/status.json", state | {"phase": "training"})
+    train(finished, True)
+    assert storage.read_json(latest) == {"run": finished.train.run}
 
 
-def test_a_finished_run_called_again_leaves_a_later_one_the_latest(one_process: Config):
-    latest = f"{one_process.runs_uri()}/latest.json"
+def test_a_finished_run_called_again_leaves_a_later_one_the_latest(finished: Config):
+    latest = f"{finished.runs_uri()}/latest.json"
     storage.write_json(latest, {"run": "later"})
-    train(one_process, True)
+    train(finished, True)
     assert storage.read_json(latest) == {"run": "later"}
 
 
-def test_the_same_name_with_another_configuration_is_refused(root, one_process: Config):
-    other = configure(root, "plain", engine="torch", workers=1, steps=STEPS + 1)
-    with pytest.raises(UserError, match=r"train\.steps was 24, is now 25"):
+def test_the_same_name_with_another_configuration_is_refused(root, finished: Config):
+    other = configure(root, "finished", engine="torch", workers=1, steps=3)
+    with pytest.raises(UserError, match=r"train\.steps was 2, is now 3"):
         train(other, True)
-    status = storage.read_json(f"{one_process.run_uri()}/status.json")
+    status = storage.read_json(f"{finished.run_uri()}/status.json")
     assert status["exit_code"] == 0
 
 
