@@ -68,7 +68,7 @@ lint: setup ## style
 	$(BIN)/shellcheck infra/image/*.sh infra/slurm/*.sbatch
 
 type: setup ## types
-	$(BIN)/pyright
+	$(BIN)/pyrefly check
 
 audit: setup $(AUDIT)/ready ## known vulnerabilities of the dependencies, secrets in the files (docs/security.md)
 	PYTHONPATH=$(AUDIT) $(BIN)/python .ci/audit.py

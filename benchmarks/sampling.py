@@ -70,8 +70,8 @@ class Sampling:
             unet=base.unet,
             controlnet=model.controlnet,
             scheduler=ddim_scheduler(base.scheduler.config),
-            safety_checker=None,  # pyright: ignore[reportArgumentType]
-            feature_extractor=None,  # pyright: ignore[reportArgumentType]
+            safety_checker=None,
+            feature_extractor=None,
             requires_safety_checker=False,
         )
         self.pipeline.set_progress_bar_config(disable=True)
@@ -234,5 +234,5 @@ def tflop_of_an_image(size: Size) -> float:
 
         one, two = counted(1), counted(2)
         with Meter([]) as meter:
-            base.vae.decode(latents)  # pyright: ignore[reportArgumentType]
+            base.vae.decode(latents)
     return (one + (size.steps - 1) * (two - one) + meter.flops) / 1e12

@@ -274,9 +274,8 @@ def _memory_files(files: Any) -> Any:
             """Reads a file that was written."""
             return files.load(path, map_location)
 
-        def commit(self, info: Any) -> bool:
+        def commit(self, info: Any) -> None:
             """Complete is what the caller says is complete."""
-            return True
 
         def taken(self) -> Callable[[], None]:
             """Writes what was saved since it was last asked."""

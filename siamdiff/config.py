@@ -58,7 +58,7 @@ class Config(BaseSettings):
     cluster: Cluster = Cluster()
 
     @classmethod
-    def settings_customise_sources(
+    def settings_customise_sources(  # pyrefly: ignore[bad-override] what is not looked at goes by one name
         cls,
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,

@@ -64,7 +64,7 @@ def test_the_synthetic_set_opens_in_plain_webdataset_and_tar(experiment, tmp_pat
     latest = storage.read_json(f"{experiment[0]}/synthetic/latest.json")["uri"]
     transfer.download_folder(latest, tmp_path)
     shards = sorted(str(path) for path in (tmp_path / "shards").glob("*.tar"))
-    dataset = wds.WebDataset(shards, shardshuffle=False).decode("pil")  # pyright: ignore[reportAttributeAccessIssue]
+    dataset = wds.WebDataset(shards, shardshuffle=False).decode("pil")
     samples = list(dataset)
     assert len({sample["__key__"] for sample in samples}) == 12
     assert {sample["png"].size for sample in samples} == {(32, 32)}

@@ -215,7 +215,7 @@ def _by_key(table: pa.Table) -> pa.Table:
     """
     fields = [f.with_type(pa.large_string()) if f.type == pa.string() else f for f in table.schema]
     wide = table.cast(pa.schema(fields)).combine_chunks()
-    order = pc.sort_indices(wide, sort_keys=[("key", "ascending")])  # pyright: ignore[reportAttributeAccessIssue]
+    order = pc.sort_indices(wide, sort_keys=[("key", "ascending")])  # pyrefly: ignore[missing-attribute]
     starts = range(0, max(len(order), 1), _SORTED_ROWS)
     return pa.concat_tables(wide.take(order[i : i + _SORTED_ROWS]).cast(table.schema) for i in starts)
 

@@ -157,15 +157,15 @@ class StreamDataset(Dataset[dict[str, Any] | SiamdiffError]):
         self.stream = stream
         self.draw_arguments = (tuple(latent_shape), num_timesteps, prompt_drop)
 
-    def __getitem__(self, position: int) -> dict[str, Any] | SiamdiffError:
-        """One sample: arrays as in `Batch`, without the first axis."""
+    def __getitem__(self, index: int) -> dict[str, Any] | SiamdiffError:
+        """The sample at a position of the stream: arrays as in `Batch`, without the first axis."""
         try:
-            sample = self.shard_set.read(self.stream.key_at(position))
+            sample = self.shard_set.read(self.stream.key_at(index))
         except SiamdiffError as error:
             return error
-        draws = self.stream.draws(position, *self.draw_arguments)
+        draws = self.stream.draws(index, *self.draw_arguments)
         return {
-            "positions": position,
+            "positions": index,
             "keys": sample.meta.key,
             "prompts": "" if draws.drop_prompt else sample.meta.prompt,
             "image": torch.from_numpy(sample.image),

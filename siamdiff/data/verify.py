@@ -2,10 +2,10 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -18,9 +18,21 @@ from siamdiff.errors import SiamdiffError, UserError
 
 _THREADS = 4
 
-Judge = Callable[
-    [str, list[Sample]], Iterable[str]
-]  # (shard, samples that decode) -> further problems of the shard
+
+Look = Callable[[str, Sequence[Sample]], Iterable[str]]
+"""Further problems of a shard, of whose samples these decode."""
+
+
+class Judge(Protocol):
+    """What else looks at a set, such as siamdiff.sampling.audit.Audit."""
+
+    def __call__(self, shard: str, samples: Sequence[Sample]) -> Iterable[str]:
+        """See `Look`."""
+        ...
+
+    def missing(self, listed: Collection[str]) -> Iterable[str]:
+        """Shards that the set should list and does not."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -117,7 +129,7 @@ def check_shard(
     shard: ShardEntry,
     kind: Literal["real", "synthetic"] | None = None,
     resolution: int | None = None,
-    judge: Judge | None = None,
+    judge: Look | None = None,
 ) -> CheckedShard:
     """Reads one shard and its marker. A missing file is no problem here: the listing tells of it.
 

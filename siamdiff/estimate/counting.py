@@ -95,7 +95,7 @@ def decode(architecture: Architecture, resolution: int, batch: int) -> Count:
     vae = architecture.base.vae
     z_0 = _shapes(architecture, resolution, batch)["z_0"]
     with Meter([*vae.parameters(), z_0]) as meter:
-        vae.decode(z_0)  # pyright: ignore[reportArgumentType]
+        vae.decode(z_0)
     return Count(meter.flops, meter.peak)
 
 
@@ -105,7 +105,7 @@ def encode(architecture: Architecture, resolution: int) -> Count:
     vae = architecture.base.vae
     image = _shapes(architecture, resolution, 1)["image"]
     with Meter([*vae.parameters(), image]) as meter:
-        vae.encode(image)  # pyright: ignore[reportArgumentType]
+        vae.encode(image)
     return Count(meter.flops, meter.peak)
 
 

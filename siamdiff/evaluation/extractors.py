@@ -73,7 +73,7 @@ class Extractor:
 
     def identity(self) -> dict[str, Any]:
         """What its features depend on, as plain values."""
-        spec = asdict(self.spec)
+        spec: dict[str, Any] = asdict(self.spec)
         if self.weights:  # their hashes say more than the names that their files have here
             spec["weights"] = [[weights.sha256, weights.settings] for weights in self.weights]
         return {"kind": self.kind} | spec

@@ -66,7 +66,7 @@ class EfficientNetLite0:
         network = EfficientNet.from_name("efficientnet-lite0")
         network.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
         # channels_last more than halves the time of the depthwise convolutions on a CPU.
-        self._network = network.eval().to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self._network = network.eval().to(device, memory_format=torch.channels_last)  # pyrefly: ignore[no-matching-overload]
         self._device = device
         self._batch_size = batch_size
 

@@ -120,7 +120,7 @@ def _warnings(manifests: Sequence[Manifest]) -> str:
 
 def _terms(manifests: Sequence[Manifest]) -> str:
     """Terms of each set with where they come from, then what all of it together asks for."""
-    rows = []
+    rows: list[tuple[str, str, str, str]] = []
     for manifest in manifests:
         rows.append(
             (_short(manifest), manifest.kind, manifest.license or UNKNOWN, manifest.permitted_use or UNKNOWN)

@@ -268,6 +268,7 @@ def _export(root: Root, world: World, trails: Trails, unit: Unit) -> None:
         return
     digests = {of.digest for of in about.sets}
     lines: list[Exported] | None = None
+    gone: set[str | None] = set()
     if "metadata.jsonl" in unit.names("exports"):
         lines = list(root.lines([f"{uri}/metadata.jsonl"], Exported))
         gone = {digest for digest in digests if not world.remains_of(digest)}

@@ -128,7 +128,7 @@ def encode_prompts(tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, prompt
 @torch.no_grad()
 def encode_moments(vae: AutoencoderKL, image: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and log variance of the posterior, each (B, 4, H/8, W/8), of images (B, 3, H, W) in [-1, 1]."""
-    moments = vae.encode(image.to(vae.dtype)).latent_dist  # pyright: ignore[reportAttributeAccessIssue]
+    moments = vae.encode(image.to(vae.dtype)).latent_dist
     return moments.mean.float(), moments.logvar.float()
 
 
@@ -140,7 +140,7 @@ def sample_latent(mean: Tensor, logvar: Tensor, noise: Tensor, scaling_factor: f
 @torch.no_grad()
 def decode_levels(vae: AutoencoderKL, z_0: Tensor) -> Tensor:
     """Images, uint8 (B, H, W, 3) on the VAE's device, of latents (B, 4, H/8, W/8) that carry the scaling factor."""
-    image = vae.decode((z_0 / vae.config["scaling_factor"]).to(vae.dtype)).sample  # pyright: ignore
+    image = vae.decode((z_0 / vae.config["scaling_factor"]).to(vae.dtype)).sample
     levels = ((image.float() + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)  # (B, 3, H, W)
     return levels.permute(0, 2, 3, 1).contiguous()  # (B, H, W, 3)
 

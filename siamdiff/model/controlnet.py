@@ -53,7 +53,7 @@ class SiameseControlNetModel(ControlNetModel):
         return keys
 
     @classmethod
-    def from_unet(  # pyright: ignore[reportIncompatibleMethodOverride]
+    def from_unet(
         cls, unet: UNet2DConditionModel, *, hint_channels: Sequence[int] | None = HINT_CHANNELS
     ) -> "SiameseControlNetModel":
         """A ControlNet that starts as a copy of the UNet's encoder and middle block, its zero convolutions at zero.

@@ -85,7 +85,7 @@ class DenseHintInput(nn.Module):
         )
         self.zero_conv = conv3x3(c[4], out_channels)
         nn.init.zeros_(self.zero_conv.weight)
-        nn.init.zeros_(self.zero_conv.bias)  # pyright: ignore[reportArgumentType]
+        nn.init.zeros_(self.zero_conv.bias)  # pyrefly: ignore[bad-argument-type] it has one
 
     def forward(self, hint: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1] -> (B, C0, H/8, W/8)."""

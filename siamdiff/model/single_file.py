@@ -188,7 +188,8 @@ def authors_state(networks: Mapping[str, nn.Module], scheduler: DDIMScheduler) -
 
 def schedule_buffers() -> dict[str, Tensor]:
     """LDM's buffers of Stable Diffusion 1.x's noise schedule: fp32, computed in fp64 (Ho et al. 2020, Eq. 4, 7)."""
-    start, end, steps = (SD15_SCHEDULE[name] for name in ("beta_start", "beta_end", "num_train_timesteps"))
+    start, end = (SD15_SCHEDULE[name] for name in ("beta_start", "beta_end"))
+    steps = int(SD15_SCHEDULE["num_train_timesteps"])
     betas = np.linspace(np.sqrt(start), np.sqrt(end), steps) ** 2
     abar = np.cumprod(1 - betas)
     abar_before = np.append(1.0, abar[:-1])

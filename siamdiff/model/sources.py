@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from safetensors import SafetensorError, safe_open
 
@@ -345,7 +345,7 @@ def _versions(uri: str) -> dict[str, str]:
         found: Any = {path: fs.info(path)}
     else:
         _require(uri, bool(storage.list_files(uri)))
-        found = fs.find(path, detail=True)
+        found = cast(Any, fs.find(path, detail=True))  # a dictionary, with detail
     return {name.removeprefix(path): f"{info['size']} {info.get('ETag')}" for name, info in found.items()}
 
 

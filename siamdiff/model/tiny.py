@@ -174,18 +174,18 @@ def _train_vae(images: np.ndarray, steps: int, report: Progress) -> AutoencoderK
     """Fits the autoencoder to the images and their mirror images; returns it in eval mode."""
     vae = make_vae(images.shape[1])
     _start_near_linear(vae)
-    vae.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    vae.to(memory_format=torch.channels_last)
     fit = _Fit(vae, VAE_RATE, steps)
     for step in range(steps):
         x = _crops(images, VAE_BATCH)  # (B, 3, h, w)
         with _autocast():
-            posterior = vae.encode(x).latent_dist  # pyright: ignore[reportAttributeAccessIssue]
-            reconstruction = vae.decode(posterior.sample()).sample  # pyright: ignore[reportAttributeAccessIssue]
+            posterior = vae.encode(x).latent_dist
+            reconstruction = vae.decode(posterior.sample()).sample
         error = reconstruction.float() - x
         loss = error.abs().mean() + error.square().mean() + KL_WEIGHT * posterior.kl().mean()
         fit.step(loss)
         _tell(report, "vae", step, steps, loss)
-    return vae.to(memory_format=torch.contiguous_format).eval()  # pyright: ignore[reportCallIssue]
+    return vae.to(memory_format=torch.contiguous_format).eval()
 
 
 def _start_near_linear(vae: AutoencoderKL) -> None:

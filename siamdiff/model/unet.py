@@ -86,7 +86,7 @@ def decode(
         skips = [skip + control for skip, control in zip(skips, controls[:-1], strict=True)]
         x = x + controls[-1]
     for block in unet.up_blocks:
-        n = len(block.resnets)  # pyright: ignore[reportArgumentType]
+        n = len(block.resnets)
         skips, block_skips = skips[:-n], tuple(skips[-n:])
         # Up-sample to the next skip's size: twice the own one, or one less where a side is odd.
         size = skips[-1].shape[2:] if skips else None
@@ -97,7 +97,7 @@ def decode(
             upsample_size=size,
             **_context(block, text),
         )  # (B, C_l, 2 h_l, 2 w_l)
-    x = unet.conv_act(unet.conv_norm_out(x))  # pyright: ignore[reportOptionalCall]
+    x = unet.conv_act(unet.conv_norm_out(x))
     return unet.conv_out(x)  # (B, 4, h, w)
 
 

@@ -36,12 +36,12 @@ def _settings(outcomes: Sequence[Outcome]) -> dict[str, tuple[float, float | Non
     found = {}
     for outcome in outcomes:
         row = arm_with_most_folds(outcome)
-        if row is not None and (dice := row.scores[SHOWN_P]).mean is not None:
-            found[f"{outcome.setting.name}, {arm_title(outcome, row)}"] = (
-                dice.mean,
-                dice.deviation,
-                dice.per_seed,
-            )
+        if row is None:
+            continue
+        dice = row.scores[SHOWN_P]
+        if dice.mean is not None:
+            name = f"{outcome.setting.name}, {arm_title(outcome, row)}"
+            found[name] = dice.mean, dice.deviation, dice.per_seed
     return found
 
 

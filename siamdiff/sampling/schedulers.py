@@ -35,7 +35,7 @@ NOISE_SCHEDULE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedul
 
 def ddim_scheduler(config: Mapping[str, Any] = SD15_SCHEDULE) -> DDIMScheduler:
     """The paper's sampler for a base's noise schedule, given as the configuration of any diffusers scheduler."""
-    return DDIMScheduler.from_config(dict(config), **RELEASED_DDIM)  # pyright: ignore[reportReturnType]
+    return DDIMScheduler.from_config(dict(config), **RELEASED_DDIM)
 
 
 def scheduler_config(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def scheduler_config(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
     schedule = {key: config[key] for key in NOISE_SCHEDULE if key in config}
     kind: Any = getattr(diffusers, SCHEDULERS[name])
     own = RELEASED_DDIM if kind is DDIMScheduler else OPTIONS.get(name, {})
-    made: Any = kind.from_config(schedule, **own)  # pyright expects a pair, as for a folder with more in it
+    made: Any = kind.from_config(schedule, **own)
     whole = json.loads(made.to_json_string())
     # An infinite limit is none, and JSON has no infinity. Which version it is, markers say.
     return {

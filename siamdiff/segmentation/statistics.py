@@ -102,7 +102,7 @@ def tabulate(
         for test in next(iter(metrics.values())):
             of_test: dict[str, object] = {}
             for metric, sets in metrics.items():
-                entry: dict[str, object] = asdict(summarize(sets[test]))
+                entry: dict[str, object] = {**asdict(summarize(sets[test]))}
                 if baseline in stacked and arm != baseline:
                     entry["against_baseline"] = asdict(compare(sets[test], stacked[baseline][metric][test]))
                 of_test[metric] = entry

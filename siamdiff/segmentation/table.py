@@ -26,7 +26,7 @@ def make_rows(results: Sequence[Mapping[str, Any]]) -> list[Row]:
         results: as metrics.json holds them: `network`, `arm`, `test`, `seeds`, `training_pairs` and `scores` as of
             siamdiff.segmentation.statistics.tabulate.
     """
-    rows = []
+    rows: list[Mapping[str, Any]] = []
     blocks = list(dict.fromkeys((result[NETWORK], result[TEST]) for result in results))
     for result in sorted(results, key=lambda of: blocks.index((of[NETWORK], of[TEST]))):
         scores = result["scores"]

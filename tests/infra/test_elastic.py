@@ -49,7 +49,7 @@ def engine(run: Run, world_size: int) -> Any:
         weight_decay=0.01,
         micro_batch=size,
         accumulation=accumulation,
-        precision=run[1],  # pyright: ignore[reportArgumentType]
+        precision=run[1],
         ema_decay=0.5,
         offload_optimizer=run[2],
     )
@@ -124,12 +124,12 @@ def parts(_index: int, folder: Path, runs: list[Run]) -> None:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         arguments = (world_size, port, folder, runs, part)
-        mp.start_processes(worker, arguments, nprocs=world_size, start_method="fork")  # pyright: ignore[reportPrivateImportUsage]
+        mp.start_processes(worker, arguments, nprocs=world_size, start_method="fork")
 
 
 def train_in_parts(folder: Path, runs: list[Run]) -> None:
     write_phantoms(str(folder / "data"))
-    mp.spawn(parts, args=(folder, runs), nprocs=1)  # pyright: ignore[reportPrivateImportUsage]
+    mp.spawn(parts, args=(folder, runs), nprocs=1)
 
 
 def check(folder: Path, run: Run, rtol: float) -> None:

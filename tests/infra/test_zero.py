@@ -144,7 +144,7 @@ def spawn(folder: Path, cases: list[Case], bf16_stages: list[int]) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.spawn(worker, args=(port, str(folder), cases, bf16_stages), nprocs=2)  # pyright: ignore[reportPrivateImportUsage]
+    mp.spawn(worker, args=(port, str(folder), cases, bf16_stages), nprocs=2)
 
 
 def check(case: Case, folder: Path) -> None:

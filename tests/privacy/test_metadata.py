@@ -39,13 +39,13 @@ SECRET = "Mueller-Anna-1961"
 
 def png(**options: object) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(IMAGE).save(buffer, "PNG", **options)  # pyright: ignore[reportArgumentType]
+    Image.fromarray(IMAGE).save(buffer, "PNG", **options)
     return buffer.getvalue()
 
 
 def jpeg(**options: object) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(IMAGE).save(buffer, "JPEG", **options)  # pyright: ignore[reportArgumentType]
+    Image.fromarray(IMAGE).save(buffer, "JPEG", **options)
     return buffer.getvalue()
 
 

@@ -121,7 +121,7 @@ def test_the_norm_is_that_of_the_whole_batch_however_many_passes_it_takes() -> N
     assert math.isnan(one.gradient_norm)
     rows = small_model.train(one)
     torch.testing.assert_close(small_model.train(two, passes=2), rows)
-    loss, _ = one.forward(small_model.batch(9), 3.0)  # pyright: ignore[reportArgumentType]
+    loss, _ = one.forward(small_model.batch(9), 3.0)
     one.backward(loss)
     gradient = torch.cat([p.grad.flatten() for p in one.model.parameters() if p.grad is not None])
     one.step()
@@ -156,7 +156,7 @@ def test_a_gradient_that_is_not_finite_or_too_large_stops_the_run_before_the_ste
     trained = small(gradient_limit=1e3, ema_decay=0.9, clip_norm=0.5)
     small_model.train(trained)
     before, averages = state(trained), trained.full_weights(averaged=True)
-    loss, _ = trained.forward(small_model.batch(9), weight)  # pyright: ignore[reportArgumentType]
+    loss, _ = trained.forward(small_model.batch(9), weight)
     trained.backward(loss)
     with pytest.raises(DivergedError, match=message):
         trained.step()
@@ -170,7 +170,7 @@ def test_fp16_that_overflows_at_every_scale_has_diverged() -> None:
     trained.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
     with pytest.raises(DivergedError, match="overflow fp16"):
         for _ in range(9):
-            loss, _ = trained.forward(small_model.batch(9), math.inf)  # pyright: ignore[reportArgumentType]
+            loss, _ = trained.forward(small_model.batch(9), math.inf)
             trained.backward(loss)
             trained.step()
     assert all(weight.isfinite().all() for weight in trained.full_weights().values())

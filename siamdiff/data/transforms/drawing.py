@@ -169,7 +169,7 @@ def _touch(mask: Mask, other: Mask) -> bool:
 
 
 def _has_area(mask: Mask, ranges: Transforms) -> bool:
-    return ranges.area[0] <= np.count_nonzero(mask) / mask.size <= ranges.area[1]
+    return bool(ranges.area[0] <= np.count_nonzero(mask) / mask.size <= ranges.area[1])
 
 
 def _is_taken(mask: Mask, taken: Sequence[Mask]) -> bool:

@@ -37,7 +37,7 @@ def clip_tokenizer(merges: list[tuple[str, str]]) -> CLIPTokenizer:
     words += ["<|startoftext|>", "<|endoftext|>"]
     return CLIPTokenizer(
         vocab={word: i for i, word in enumerate(words)},
-        merges=merges,  # pyright: ignore[reportArgumentType] as pairs, too
+        merges=merges,  # pyrefly: ignore[bad-argument-type] as pairs, too
         unk_token="<|endoftext|>",
         bos_token="<|startoftext|>",
         eos_token="<|endoftext|>",
