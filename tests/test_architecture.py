@@ -77,6 +77,16 @@ def test_siamdiff_is_importable_without_ray_and_deepspeed() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_jobs_start_without_the_libraries_of_their_networks() -> None:
+    libraries = {"deepspeed", "diffusers", "matplotlib", "monai", "ray", "sklearn", "transformers"}
+    program = (
+        "import sys, infra.evaluate, infra.ingest, infra.segment, infra.train\n"
+        f"print(sorted({libraries!r} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
+
+
 def test_files_and_functions_are_short_enough_to_read() -> None:
     long = []
     for path in SOURCES:

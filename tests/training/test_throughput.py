@@ -70,6 +70,16 @@ def test_recomputed_activations_are_no_work(folder: Path, rates: Throughput) -> 
     assert recomputing.row(2, BATCH, 1.0) == rates.row(2, BATCH, 1.0)
 
 
+def test_a_further_run_of_the_same_networks_is_not_counted_again(
+    folder: Path, rates: Throughput, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = rates.row(2, BATCH, 1.0)
+    monkeypatch.setattr("siamdiff.training.throughput.train_step", None)
+    assert throughput(folder, steps=7, learning_rate=3e-4).row(2, BATCH, 1.0) == before
+    with pytest.raises(TypeError):
+        throughput(folder, trained_unet="none").row(2, BATCH, 1.0)
+
+
 def test_a_run_without_image_branch_takes_less(folder: Path, rates: Throughput) -> None:
     before = torch.get_rng_state()  # counting must not touch it
     alone = throughput(folder, **MASK_ALONE)
