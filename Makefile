@@ -24,10 +24,12 @@ help: ## list the targets
 
 setup: $(READY) ## make .venv with everything that the other targets need
 
-# Compiled afterwards, by all cores: pip would take one of them for two minutes.
-$(READY): pyproject.toml constraints.txt tests/nnunet.txt
+$(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "no Python 3.11 or 3.12 with venv found; name one: make setup PYTHON=/path/to/python3.11" >&2; exit 2; }
 	$(PYTHON) -m venv .venv
+
+# Compiled afterwards, by all cores: pip would take one of them for two minutes.
+$(READY): pyproject.toml constraints.txt tests/nnunet.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -e '.[cluster,export,study,dev]' -c constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .venv/nnunet -r tests/nnunet.txt
 	@$(BIN)/python -m compileall -qq -j 0 -x '/tests/' .venv/lib || true  # some packages hold templates that are no Python
@@ -70,10 +72,10 @@ lint: setup ## style
 type: setup ## types
 	$(BIN)/pyrefly check
 
-audit: setup $(AUDIT)/ready ## known vulnerabilities of the dependencies, secrets in the files (docs/security.md)
+audit: $(AUDIT)/ready ## known vulnerabilities of the dependencies, secrets in the files (docs/security.md)
 	PYTHONPATH=$(AUDIT) $(BIN)/python .ci/audit.py
 
-$(AUDIT)/ready: .ci/audit.txt
+$(AUDIT)/ready: .ci/audit.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(AUDIT) -r .ci/audit.txt
 	@touch $@
 

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+import pytest
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 PACKAGES = ("siamdiff", "infra", "jobs")
 
@@ -57,6 +59,7 @@ def test_imports_go_from_jobs_to_infra_to_siamdiff() -> None:
     ] == []
 
 
+@pytest.mark.soak  # what is imported by name is held to above
 def test_siamdiff_is_importable_without_ray_and_deepspeed() -> None:
     modules = [
         ".".join(path.relative_to(REPOSITORY).with_suffix("").parts)

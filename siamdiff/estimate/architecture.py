@@ -14,7 +14,7 @@ from siamdiff.config import Config
 from siamdiff.errors import UserError
 from siamdiff.model import tiny
 from siamdiff.model.base import INFO, Base
-from siamdiff.model.build import assemble
+from siamdiff.model.build import build_model
 from siamdiff.model.dhi import HINT_CHANNELS
 from siamdiff.model.sd1 import make_scheduler, network_config
 from siamdiff.model.sources import TINY
@@ -30,6 +30,9 @@ class Architecture:
     base: Base
     model: Any  # what build_model gives: .unet, .control, and the loss as its call
     origin: str  # where the architecture is known from, in words
+    description: str = (
+        ""  # all that the shapes depend on: the same text, the same networks; "": of none other
+    )
 
     def parameters(self) -> dict[str, tuple[int, int]]:
         """(all, trainable) parameters by network."""
@@ -60,45 +63,19 @@ def architecture(config: Config) -> Architecture:
     Raises:
         UserError: the base is a local folder without the configuration of its networks, or of another kind.
     """
-    return from_description(description(config), _origin(config.model.base))
-
-
-def description(config: Config) -> str:
-    """All that the shapes of a resolved configuration's networks depend on, as JSON: the same text, the same networks.
-
-    Raises:
-        UserError: see `architecture`.
-    """
-    named, model = config.model.base, config.model
-    base: Any = None  # Stable Diffusion 1.x
-    if named == TINY:
-        base = config.data.resolution
-    elif Path(named).is_dir():
-        base = _configs(Path(named))
-    parts = {"control": model.control, "hint_channels": model.hint_channels}
-    return json.dumps(parts | {"base": base, "trained_unet": config.train.trained_unet}, sort_keys=True)
-
-
-def from_description(text: str, origin: str = "") -> Architecture:
-    """The networks that a `description` is of."""
-    parts = json.loads(text)
-    widths = parts["hint_channels"]
+    named, kind = config.model.base, None
     with torch.device("meta"):
-        match parts["base"]:
-            case None:
-                base = _sd1()
-            case int(resolution):
-                base = _tiny(resolution)
-            case configs:
-                base = _from_configs(configs)
-        model = assemble(base, parts["control"], widths and tuple(widths), parts["trained_unet"])
-        return Architecture(base, model, origin)
-
-
-def _origin(named: str) -> str:
-    if named == TINY:
-        return "tiny base"
-    return named if Path(named).is_dir() else f"Stable Diffusion 1.x, which {named} is taken to be"
+        if named == TINY:
+            kind = config.data.resolution
+            base, origin = _tiny(kind), "tiny base"
+        elif Path(named).is_dir():
+            kind = _configs(Path(named))
+            base, origin = _from_configs(kind), str(named)
+        else:
+            base, origin = _sd1(), f"Stable Diffusion 1.x, which {named} is taken to be"
+        model = build_model(config, base)
+    switches = config.model.control, config.model.hint_channels, config.train.trained_unet
+    return Architecture(base, model, origin, json.dumps([kind, *switches], sort_keys=True))
 
 
 def _tiny(resolution: int) -> Base:

@@ -34,6 +34,8 @@ def train_step(
 ) -> Count:
     """Forward and backward pass of `batch` samples. Online-Augmentation, where it is on, takes all of them.
 
+    Counted once in a process: it takes seconds, and its runs and reckonings are often of the same networks.
+
     Gradients of weights are dropped as soon as they are complete, so that `peak` holds what is there beside them.
 
     Args:
@@ -43,6 +45,19 @@ def train_step(
         batch: samples in one pass.
         checkpointing: whether activations are recomputed in the backward pass.
     """
+    dtype = next(architecture.model.parameters()).dtype
+    key = architecture.description, dtype, weights, resolution, batch, checkpointing
+    if key not in _COUNTED or not architecture.description:
+        _COUNTED[key] = _train_step(architecture, weights, resolution, batch, checkpointing)
+    return _COUNTED[key]
+
+
+_COUNTED: dict[tuple[object, ...], Count] = {}
+
+
+def _train_step(
+    architecture: Architecture, weights: LossWeights, resolution: int, batch: int, checkpointing: bool
+) -> Count:
     model = architecture.model.train()
     for network in (model.unet, model.control):
         if checkpointing and getattr(network, "_supports_gradient_checkpointing", False):

@@ -5,7 +5,6 @@ from siamdiff.model.adapter import AdapterDiffusion, adapter_for
 from siamdiff.model.base import Base
 from siamdiff.model.controlnet import SiameseControlNetModel
 from siamdiff.model.siamese import SiameseDiffusion
-from siamdiff.model.unet import TrainedUNet
 
 
 def build_model(config: Config, base: Base) -> SiameseDiffusion | AdapterDiffusion:
@@ -13,16 +12,9 @@ def build_model(config: Config, base: Base) -> SiameseDiffusion | AdapterDiffusi
 
     New weights (the hint encoder's, the adapter's) come from PyTorch's global random state.
     """
-    return assemble(base, config.model.control, config.model.hint_channels, config.train.trained_unet)
-
-
-def assemble(
-    base: Base, control: str, hint_channels: tuple[int, ...] | None, trained_unet: TrainedUNet
-) -> SiameseDiffusion | AdapterDiffusion:
-    """`build_model` of those fields of a configuration that it depends on."""
-    unet, alphas_bar = base.unet, base.scheduler.alphas_cumprod
-    if control == "t2i-adapter":
-        return AdapterDiffusion(unet, adapter_for(unet), alphas_bar, trained_unet)
-    widths = None if control == "plain" else hint_channels or base.hint_channels
-    network = SiameseControlNetModel.from_unet(unet, hint_channels=widths)
-    return SiameseDiffusion(unet, network, alphas_bar, trained_unet)
+    model, unet = config.model, base.unet
+    arguments = base.scheduler.alphas_cumprod, config.train.trained_unet
+    if model.control == "t2i-adapter":
+        return AdapterDiffusion(unet, adapter_for(unet), *arguments)
+    widths = None if model.control == "plain" else model.hint_channels or base.hint_channels
+    return SiameseDiffusion(unet, SiameseControlNetModel.from_unet(unet, hint_channels=widths), *arguments)

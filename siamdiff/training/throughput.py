@@ -1,11 +1,11 @@
 """How fast a run is: samples, model arithmetic and its share of what the device could do at most."""
 
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 import torch
 
 from siamdiff.config import Config
-from siamdiff.estimate.architecture import description, from_description
+from siamdiff.estimate.architecture import Architecture, architecture
 from siamdiff.estimate.counting import train_step
 from siamdiff.estimate.devices import device_by_cuda_name
 from siamdiff.estimate.report import TERA, steps_before
@@ -66,9 +66,9 @@ class Throughput:
         return self.before + share * (self._counted(augment=True) - self.before)
 
     @cached_property
-    def _description(self) -> str:
+    def _networks(self) -> Architecture:
         model = self.config.model.model_copy(update={"base": str(self.folder)})
-        return description(self.config.model_copy(update={"model": model}))
+        return architecture(self.config.model_copy(update={"model": model}))
 
     def _counted(self, *, augment: bool) -> int:
         train = self.config.train
@@ -78,10 +78,4 @@ class Throughput:
             augment=augment if train.online_augmentation else None,
             t_tau=train.augment_timesteps,
         )
-        return _flops(self._description, weights, self.config.data.resolution)
-
-
-@lru_cache(maxsize=16)
-def _flops(networks: str, weights: LossWeights, resolution: int) -> int:
-    """Of one sample; counted once in a process, whose runs are often of the same networks."""
-    return train_step(from_description(networks), weights, resolution, batch=1).flops
+        return train_step(self._networks, weights, self.config.data.resolution, batch=1).flops

@@ -74,7 +74,7 @@ def test_a_further_run_of_the_same_networks_is_not_counted_again(
     folder: Path, rates: Throughput, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = rates.row(2, BATCH, 1.0)
-    monkeypatch.setattr("siamdiff.training.throughput.train_step", None)
+    monkeypatch.setattr("siamdiff.estimate.counting.Meter", None)
     assert throughput(folder, steps=7, learning_rate=3e-4).row(2, BATCH, 1.0) == before
     with pytest.raises(TypeError):
         throughput(folder, trained_unet="none").row(2, BATCH, 1.0)
