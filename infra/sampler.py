@@ -45,9 +45,8 @@ def load_sampler(plan: Plan, model_uri: str, device: str, gates: GateInputs | No
     """
     if plan.settings.method == "copy-paste":
         return PairCopier()
-    from siamdiff.model.folder import (
-        load_model,  # networks and their libraries, which the job itself does without
-    )
+    # networks and their libraries, which the job itself does without
+    from siamdiff.model.folder import load_model
     from siamdiff.sampling.shard import ShardSampler
 
     model = load_model(str(model_on_this_node(model_uri, plan.model)), device)

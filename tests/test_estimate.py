@@ -222,6 +222,15 @@ def test_a_local_base_is_reckoned_by_its_own_configuration(tmp_path: Path):
         architecture(configured(model={"base": str(tmp_path)}))
 
 
+@pytest.mark.parametrize("content", ["", "[1]", '{"block_out_channels": "wide"}'])
+def test_a_base_whose_description_is_damaged_is_told_in_one_line(tmp_path: Path, content: str) -> None:
+    for part in ("vae", "unet", "text_encoder"):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "config.json").write_text(content)
+    with pytest.raises(UserError, match=r"config\.json .*fetch the folder again"):
+        architecture(configured(model={"base": str(tmp_path)}))
+
+
 def test_a_base_that_is_not_here_is_said_to_be_taken_for_sd15():
     found = architecture(configured(model={"base": "somebody/some-model"}))
     assert "somebody/some-model is taken to be" in found.origin

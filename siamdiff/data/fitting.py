@@ -107,9 +107,8 @@ def visible_field(image: np.ndarray, mask: np.ndarray) -> list[list[int]] | None
         Its corners in order, [x, y] in corners of pixels: (0, 0) is the upper left corner of the image, (W, H) the
         lower right one.
     """
-    from skimage.measure import (
-        approximate_polygon,  # brings scipy.stats: a second, for each process that reads masks
-    )
+    # brings scipy.stats: a second, for each process that reads masks
+    from skimage.measure import approximate_polygon
 
     height, width = image.shape[:2]
     kept, step = _bright_regions(image)

@@ -18,6 +18,7 @@ from siamdiff.model.build import build_model
 from siamdiff.model.dhi import HINT_CHANNELS
 from siamdiff.model.sd1 import make_scheduler, network_config
 from siamdiff.model.sources import TINY
+from siamdiff.model.weights import LOADING_ERRORS
 
 CONFIG = "config.json"
 _DESCRIBED = ("vae", "unet", "text_encoder")
@@ -30,9 +31,7 @@ class Architecture:
     base: Base
     model: Any  # what build_model gives: .unet, .control, and the loss as its call
     origin: str  # where the architecture is known from, in words
-    description: str = (
-        ""  # all that the shapes depend on: the same text, the same networks; "": of none other
-    )
+    description: str = ""  # what all shapes depend on: the same text, the same networks; "": not told
 
     def parameters(self) -> dict[str, tuple[int, int]]:
         """(all, trainable) parameters by network."""
@@ -61,7 +60,7 @@ def architecture(config: Config) -> Architecture:
     1.x, which is all that can be trained; `origin` says so.
 
     Raises:
-        UserError: the base is a local folder without the configuration of its networks, or of another kind.
+        UserError: the base is a local folder without the configuration of its networks, or with a damaged one.
     """
     named, kind = config.model.base, None
     with torch.device("meta"):
@@ -69,8 +68,8 @@ def architecture(config: Config) -> Architecture:
             kind = config.data.resolution
             base, origin = _tiny(kind), "tiny base"
         elif Path(named).is_dir():
-            kind = _configs(Path(named))
-            base, origin = _from_configs(kind), str(named)
+            kind, base = _from_folder(Path(named))
+            origin = str(named)
         else:
             base, origin = _sd1(), f"Stable Diffusion 1.x, which {named} is taken to be"
         model = build_model(config, base)
@@ -95,16 +94,23 @@ def _sd1() -> Base:
     )
 
 
-def _configs(folder: Path) -> dict[str, Any]:
+def _from_folder(folder: Path) -> tuple[dict[str, Any], Base]:
     for part in _DESCRIBED:
         if not (folder / part / CONFIG).is_file():
             raise UserError(
                 f"base {folder} lacks {part}/{CONFIG}; give a whole folder in diffusers' layout, or model.base 'tiny'"
             )
     info = folder / INFO
-    widths = json.loads(info.read_text()).get("hint_channels") if info.is_file() else None
-    configs = {part: json.loads((folder / part / CONFIG).read_text()) for part in _DESCRIBED}
-    return configs | {"hint_channels": widths or HINT_CHANNELS}
+    try:
+        configs = {part: dict(json.loads((folder / part / CONFIG).read_text())) for part in _DESCRIBED}
+        widths = json.loads(info.read_text()).get("hint_channels") if info.is_file() else None
+        described = configs | {"hint_channels": widths or HINT_CHANNELS}
+        return described, _from_configs(described)
+    except LOADING_ERRORS as error:
+        raise UserError(
+            f"base {folder}: no networks can be made of its {CONFIG} files ({' '.join(str(error).split())[:120]}); "
+            "fetch the folder again"
+        ) from error
 
 
 def _from_configs(configs: dict[str, Any]) -> Base:

@@ -24,6 +24,9 @@ class Count:
     peak: int  # bytes of activations, and of the gradients of weights that are on their way
 
 
+_COUNTED: dict[tuple[object, ...], Count] = {}  # by this process
+
+
 def train_step(
     architecture: Architecture,
     weights: LossWeights,
@@ -50,9 +53,6 @@ def train_step(
     if key not in _COUNTED or not architecture.description:
         _COUNTED[key] = _train_step(architecture, weights, resolution, batch, checkpointing)
     return _COUNTED[key]
-
-
-_COUNTED: dict[tuple[object, ...], Count] = {}
 
 
 def _train_step(

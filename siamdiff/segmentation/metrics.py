@@ -23,9 +23,7 @@ def dice_per_image(predicted: torch.Tensor, masks: torch.Tensor) -> torch.Tensor
         predicted: probabilities (N, 1, H, W) in [0, 1]; a pixel is foreground from 0.5 on.
         masks: (N, 1, H, W) in {0, 1}. An image whose mask is empty has no foreground Dice: NaN.
     """
-    from monai.metrics.meandice import (
-        DiceMetric,  # seconds, which whoever asks for definitions need not wait for
-    )
+    from monai.metrics.meandice import DiceMetric  # seconds, which definitions need not wait for
 
     metric = DiceMetric(
         include_background=True, reduction="none", ignore_empty=True

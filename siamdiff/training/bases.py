@@ -125,9 +125,8 @@ def prepare_base(config: Config) -> str:
         UserError: the base that was given is not there, not whole, or does not fit the method.
     """
     if config.model.base != TINY:
-        from siamdiff.model.base import (
-            load_base,  # networks and their libraries, which naming a base does without
-        )
+        # networks and their libraries, which naming a base does without
+        from siamdiff.model.base import load_base
 
         uri = base_uri(config, "")
         with open_base(config, uri) as folder:
